@@ -1,0 +1,87 @@
+"""The backend class: what the core calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lepton_edge.backend import Backend, Compiled, Device, Graph, Precision, Probe, Setting
+from lepton_edge.errors import BackendError
+from lepton_edge_openvino.library import last_line, openvino, runtime_errors
+from lepton_edge_openvino.options import OpenVINOOptions
+
+if TYPE_CHECKING:
+    from lepton_edge.target import Target
+    from lepton_edge_openvino.session import OpenVINOSession
+
+
+class OpenVINOBackend(Backend):
+    """OpenVINO IR, on the devices that this machine's OpenVINO has."""
+
+    name: ClassVar[str] = "openvino"
+    Options = OpenVINOOptions
+
+    def probe(self) -> Probe:
+        library = openvino()
+        core = library.Core()
+        devices = []
+        for name in core.available_devices:
+            with runtime_errors(f"ask the device {name}"):
+                full_name = core.get_property(name, "FULL_DEVICE_NAME")
+                capabilities = tuple(core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
+            devices.append(Device(name, full_name, capabilities))
+        return Probe(library.__version__.split("-")[0], tuple(devices))
+
+    def build(
+        self,
+        graph: Graph,
+        target: Target,
+        precision: Precision,
+        options: OpenVINOOptions,
+        directory: Path,
+    ) -> Compiled:
+        from lepton_edge_openvino.build import ir_from_graph
+
+        return ir_from_graph(graph, precision, options, directory)
+
+    def load(
+        self, directory: Path, compiled: Compiled, device: str | None = None
+    ) -> OpenVINOSession:
+        from lepton_edge_openvino.session import OpenVINOSession
+
+        library = openvino()
+        core = library.Core()
+        device = device or "CPU"
+        if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
+            raise BackendError(
+                f"OpenVINO has no device {device!r} here",
+                hint=f"available: {', '.join(core.available_devices)}",
+            )
+        try:
+            properties = session_properties(core, device, compiled.settings)
+            model = core.compile_model(str(directory / "model.xml"), device, properties)
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO {library.__version__.split('-')[0]} cannot open {directory} on "
+                f"{device}: {last_line(error)}",
+                hint=f"it was built with {compiled.requires}; install that, or build it again",
+            ) from error
+        return OpenVINOSession(model, compiled, device)
+
+
+def session_properties(
+    core: Any, device: str, settings: Mapping[str, Setting]
+) -> dict[str, Setting]:
+    """OpenVINO's properties for a session. Arithmetic that the device lacks becomes fp32."""
+    properties: dict[str, Setting] = {"PERFORMANCE_HINT": str(settings["performance_hint"]).upper()}
+    if "threads" in settings:
+        properties["INFERENCE_NUM_THREADS"] = settings["threads"]
+    compute = str(settings["compute"])
+    if compute != "auto":
+        able = compute.upper() in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+        properties["INFERENCE_PRECISION_HINT"] = _OPENVINO_NAMES[compute if able else "fp32"]
+    return properties
+
+
+_OPENVINO_NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

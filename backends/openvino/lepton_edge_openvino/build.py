@@ -1,0 +1,66 @@
+"""Compiling: a graph to OpenVINO IR."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lepton_edge.backend import Compiled, Graph, Precision, Setting, TensorSpec
+from lepton_edge.errors import BackendError
+from lepton_edge_openvino.library import converter, last_line, openvino
+from lepton_edge_openvino.options import OpenVINOOptions
+
+_MODEL = "model.xml"
+
+
+def ir_from_graph(
+    graph: Graph, precision: Precision, options: OpenVINOOptions, directory: Path
+) -> Compiled:
+    """Write ``model.xml`` and ``model.bin``.
+
+    Weights are stored as fp16, except for precision fp32. `auto` leaves the arithmetic to the
+    device: bf16 where the CPU has it in hardware, else fp32.
+    """
+    library = openvino()
+    try:
+        model = converter().convert_model(graph.program or str(graph.onnx))
+        _name_ports(model.inputs, graph.inputs)
+        _name_ports(model.outputs, graph.outputs)
+        weights = "fp32" if precision == "fp32" else "fp16"
+        library.save_model(model, str(directory / _MODEL), compress_to_fp16=weights == "fp16")
+    # The converter raises its own classes for an operator it does not have.
+    except Exception as error:
+        _raise_if_full(directory, error)
+        raise BackendError(
+            f"OpenVINO cannot convert this model: {last_line(error)}",
+            hint="export it to ONNX and build from the file: source: {onnx: model.onnx}",
+        ) from error
+    settings: dict[str, Setting] = {
+        "compute": precision,
+        "performance_hint": options.performance_hint,
+    }
+    if options.threads:
+        settings["threads"] = options.threads
+    return Compiled(
+        precision=weights,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        requires=f"openvino {library.__version__.split('-')[0]}",
+        settings=settings,
+    )
+
+
+def _name_ports(ports: list[Any], specs: tuple[TensorSpec, ...]) -> None:
+    """Name the converted model's ports as the graph's. Sessions find tensors by these names."""
+    if len(ports) != len(specs):
+        raise BackendError(f"the converted model has {len(ports)} ports for {len(specs)} tensors")
+    for port, spec in zip(ports, specs, strict=True):
+        port.get_tensor().set_names({spec.name})
+
+
+def _raise_if_full(directory: Path, error: Exception) -> None:
+    """OpenVINO reports a full disk as any other failure to write."""
+    if shutil.disk_usage(directory).free < 1024 * 1024:
+        raise OSError(errno.ENOSPC, "no space left", str(directory)) from error

@@ -1,0 +1,168 @@
+"""What a backend is: one class that compiles a graph for a target and opens what it compiled.
+
+A backend is a distribution of its own. It names its class under the entry point group
+``lepton_edge.backends`` and imports its vendor's libraries inside functions only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
+
+from lepton_edge.errors import InferenceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from lepton_edge.target import Target
+
+    Tensors = Mapping[str, NDArray[np.generic]]
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Setting = str | int | float | bool
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A named tensor. A dimension is its size, or a name where the size varies by call."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a backend needs to know to open an artifact again; kept in the manifest.
+
+    ``precision`` is the number format of the stored weights. ``settings`` belong to the backend.
+    """
+
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    requires: str
+    settings: dict[str, Setting] = {}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model's computation, made once and compiled by every backend.
+
+    Exactly one of ``program`` (a `torch.export.ExportedProgram`) and ``onnx`` (a file) is set.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    program: torch.export.ExportedProgram | None = None
+    onnx: Path | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that a backend can use, such as ``CPU``, with its full name."""
+
+    name: str
+    description: str
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a backend found on this machine: its library's version and the devices."""
+
+    version: str
+    devices: tuple[Device, ...]
+
+
+class Session(ABC):
+    """An opened artifact: named tensors in, named tensors out. Safe from many threads."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    device: str
+    details: Mapping[str, Setting]
+
+    @abstractmethod
+    def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Run once. ``feeds`` has every input, C-contiguous, of the dtype and rank of its spec.
+
+        The arrays returned belong to the caller. Raises `InferenceError` for wrong feeds, a
+        closed session, or a failure inside the backend.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the device's memory. Closing twice is harmless."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """Compiles graphs and opens artifacts. One class, made with no arguments.
+
+    ``Options`` is a frozen dataclass with defaults: the backend's own block in a recipe.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type]
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """Look at this machine. Raises `BackendError` where the library cannot be used."""
+
+    @abstractmethod
+    def build(
+        self,
+        graph: Graph,
+        target: Target,
+        precision: Precision,
+        options: Any,
+        directory: Path,
+    ) -> Compiled:
+        """Compile ``graph`` and write the artifact's files into the empty ``directory``.
+
+        The same arguments give the same bytes. Raises `BackendError`.
+        """
+
+    @abstractmethod
+    def load(self, directory: Path, compiled: Compiled, device: str | None = None) -> Session:
+        """Open an artifact that `build` wrote. Raises `BackendError`."""
+
+
+def check_feeds(specs: Sequence[TensorSpec], feeds: Tensors) -> None:
+    """Raise `InferenceError` unless ``feeds`` has every input, with its dtype and rank."""
+    if len(feeds) != len(specs) or any(spec.name not in feeds for spec in specs):
+        expected, got = [spec.name for spec in specs], sorted(feeds)
+        raise InferenceError(f"the model takes the inputs {expected}, and was given {got}")
+    for spec in specs:
+        array = feeds[spec.name]
+        if array.dtype.name != spec.dtype or not _fits(array.shape, spec.shape):
+            raise InferenceError(
+                f"input {spec.name} takes {spec.dtype} of shape {list(spec.shape)}, "
+                f"and was given {array.dtype.name} of shape {list(array.shape)}"
+            )
+
+
+def _fits(shape: tuple[int, ...], spec: tuple[int | str, ...]) -> bool:
+    return len(shape) == len(spec) and all(
+        isinstance(dimension, str) or size == dimension
+        for size, dimension in zip(shape, spec, strict=True)
+    )

@@ -1,0 +1,250 @@
+"""From a recipe to a bundle. Needs the extra ``build``."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_edge import __version__, recipes, registry
+from lepton_edge.bundle import TOKENIZER, Bundle, describe_files
+from lepton_edge.bundle import manifest as manifests
+from lepton_edge.bundle.manifest import Artifact, Manifest, Text
+from lepton_edge.errors import BuildError, RecipeError, SourceError
+from lepton_edge.recipe import Recipe, Source, load_recipe
+from lepton_edge.storage import new_directory, refuse_existing
+from lepton_edge.target import Target, parse_targets
+from lepton_edge.tasks import task_class
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import Backend, Graph, Precision
+    from lepton_edge.builder.source import LoadedSource
+    from lepton_edge.builder.torch_model import TorchSource
+    from lepton_edge.tasks.base import Task
+
+Progress = Callable[[str], None]
+
+_NEEDED = ("torch", "transformers", "safetensors", "onnx", "onnxruntime", "huggingface_hub")
+_TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
+
+
+def build(
+    source: str | os.PathLike[str] | Recipe | TorchSource,
+    *,
+    target: str = "intel-cpu",
+    output: str | os.PathLike[str] = "bundles",
+    recipe: Recipe | None = None,
+    task: str | None = None,
+    precision: Precision | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Compile a model for one or more targets, prove it, and write a bundle.
+
+    ``source`` is a recipe (a file, a built-in one's name, or a `Recipe`), a Hugging Face folder,
+    an ONNX file, a hub id, or a `TorchSource` with its ``recipe``. ``target`` may name several,
+    with commas. The bundle is the folder ``output/NAME-VERSION``; it appears there whole or not at
+    all. ``task``, ``precision`` and ``revision`` win over the recipe's. ``progress`` is told each
+    step.
+
+    Raises `RecipeError`, `SourceError`, `BackendError`, `BuildError` (`ParityError` where the
+    compiled model does not answer like the original) and `StorageError`.
+    """
+    say = progress or (lambda step: None)
+    _check_extra()
+    targets = parse_targets(target)
+    backends = {wanted.name: registry.get(wanted.backend) for wanted in targets}
+    recipe = _recipe_from(source, recipe, task, precision, revision)
+    final = Path(output) / f"{recipe.name}-{recipe.version}"
+    refuse_existing(final, force)
+
+    say("reading the model")
+    loaded = _load(source, recipe, trust_remote_code)
+    made = _Plan.of(recipe, loaded)
+    with new_directory(final, replace=force) as work, tempfile.TemporaryDirectory() as scratch:
+        (work / TOKENIZER).parent.mkdir()
+        (work / TOKENIZER).write_text(loaded.tokenizer, encoding="utf-8")
+        say("exporting the graph")
+        graph = loaded.original.graph(made.task.name, made.task.config, Path(scratch))
+        artifacts = tuple(
+            _artifact(made, graph, wanted, backends[wanted.name], work, say) for wanted in targets
+        )
+        say("writing the manifest")
+        manifest = _manifest(made, artifacts, work)
+        (work / manifests.FILE_NAME).write_bytes(manifests.encode(manifest))
+    return Bundle(final, manifest)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is built: the recipe with everything that it left open filled in from the source."""
+
+    recipe: Recipe
+    loaded: LoadedSource
+    task: Task[Any]
+    text: Text
+
+    @classmethod
+    def of(cls, recipe: Recipe, loaded: LoadedSource) -> _Plan:
+        task = task_class(loaded.task)
+        config = task.configure(recipe.options_of_task(loaded.task), loaded.facts)
+        length = recipe.text.max_length or loaded.max_length
+        if length > loaded.max_length:
+            raise SourceError(
+                f"text.max_length is {length}; the model takes up to {loaded.max_length} tokens",
+                hint="lower it, or leave it out",
+            )
+        text = Text(length, recipe.text.on_long_text, recipe.text.max_characters, loaded.pad_id)
+        return cls(recipe, loaded, task(config), text)
+
+
+def _artifact(
+    made: _Plan, graph: Graph, target: Target, backend: Backend, work: Path, say: Progress
+) -> Artifact:
+    """Compile for one target, open what was written as a device would, and compare."""
+    from lepton_edge.builder import parity
+    from lepton_edge.builder.sentences import SENTENCES
+    from lepton_edge.runtime.text import TextEncoder
+
+    recipe = made.recipe
+    name = f"artifacts/{target.name}"
+    directory = work / name
+    directory.mkdir(parents=True)
+    say(f"compiling for {target.name}")
+    options = recipe.options_of_backend(backend.name)
+    compiled = backend.build(graph, target, recipe.precision, options, directory)
+    say(f"comparing {target.name} with the original")
+    encoder = TextEncoder(work / TOKENIZER, made.text)
+    texts = recipe.parity.sample or SENTENCES
+    with backend.load(directory, compiled, target.device) as session:
+        measured = parity.measure(made.loaded.original, session, encoder, made.task, texts)
+    parity.check(measured, recipe.parity, recipe.precision, target.name)
+    return Artifact(target.name, backend.name, name, compiled, measured)
+
+
+def _manifest(made: _Plan, artifacts: tuple[Artifact, ...], work: Path) -> Manifest:
+    import msgspec
+
+    recipe, loaded = made.recipe, made.loaded
+    return Manifest(
+        schema=manifests.SCHEMA,
+        name=recipe.name,
+        version=recipe.version,
+        description=recipe.description,
+        license=recipe.license or loaded.license,
+        created=_now(),
+        task=made.task.name,
+        task_config=msgspec.to_builtins(made.task.config),
+        text=made.text,
+        source=loaded.source,
+        tools={"lepton-edge": __version__, **{name: version(name) for name in _TOOLS}},
+        artifacts=artifacts,
+        files=describe_files(work),
+    )
+
+
+def _recipe_from(
+    source: object,
+    recipe: Recipe | None,
+    task: str | None,
+    precision: Precision | None,
+    revision: str | None,
+) -> Recipe:
+    """The recipe that ``source`` is, or one made for the model that it names."""
+    if isinstance(source, Recipe):
+        found = source
+    elif isinstance(source, (str, os.PathLike)):
+        found = _named(os.fspath(source), revision)
+    elif recipe is None:
+        raise RecipeError(
+            "a torch module needs a recipe", hint="build(TorchSource(…), recipe=Recipe(name=…))"
+        )
+    else:
+        found = recipe
+    changes = {"task": task, "precision": precision}
+    values = found.model_dump() | {key: value for key, value in changes.items() if value}
+    # Validated again: model_copy would take a task or precision that does not exist.
+    return Recipe.model_validate(values)
+
+
+def _named(name: str, revision: str | None) -> Recipe:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return load_recipe(path)
+    if path.is_dir():
+        return Recipe(name=_slug(path.resolve().name), source=Source(path=name))
+    if path.suffix == ".onnx":
+        return Recipe(name=_slug(path.stem), source=Source(onnx=name))
+    if name in recipes.names():
+        return load_recipe(recipes.path(name))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
+        from lepton_edge.builder import hub
+
+        pinned = revision or hub.pin(name)
+        slug = _slug(name.rpartition("/")[2])
+        return Recipe(name=slug, source=Source(hub=name, revision=pinned))
+    raise SourceError(
+        f"{name!r} is no recipe, model folder, ONNX file or hub id",
+        hint=f"lepton-edge recipes lists the built-in recipes: {', '.join(recipes.names())}",
+    )
+
+
+def _load(source: object, recipe: Recipe, trust_remote_code: bool) -> LoadedSource:
+    from lepton_edge.builder.torch_model import TorchSource
+
+    if isinstance(source, TorchSource):
+        return source.load(recipe)
+    wanted = recipe.source
+    if wanted is None:
+        raise RecipeError(f"the recipe {recipe.name} names no source", hint="source: path/to/model")
+    if wanted.onnx:
+        from lepton_edge.builder.onnx_model import load_onnx
+
+        file = Path(wanted.onnx)
+        return load_onnx(file, Path(wanted.tokenizer) if wanted.tokenizer else file.parent, recipe)
+    from lepton_edge.builder.huggingface import load_folder
+
+    if wanted.hub:
+        from lepton_edge.builder import hub
+
+        folder = hub.download(wanted.hub, str(wanted.revision), with_code=trust_remote_code)
+        return load_folder(folder, recipe, trust_remote_code=trust_remote_code, hub_id=wanted.hub)
+    return load_folder(Path(str(wanted.path)), recipe, trust_remote_code=trust_remote_code)
+
+
+def _check_extra() -> None:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise BuildError(
+            f"building needs {', '.join(missing)}, not installed here",
+            hint="pip install 'lepton-edge[build]'",
+        )
+
+
+def _slug(name: str) -> str:
+    """A folder's or file's name as a bundle's."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64] or "model"
+
+
+def _now() -> str:
+    """The time of the build in UTC. SOURCE_DATE_EPOCH: reproducible-builds.org's variable."""
+    stamp = os.environ.get("SOURCE_DATE_EPOCH")
+    if stamp is None:
+        time = datetime.now(timezone.utc)
+    else:
+        try:
+            time = datetime.fromtimestamp(int(stamp), timezone.utc)
+        except (ValueError, OverflowError, OSError):
+            raise BuildError(
+                f"SOURCE_DATE_EPOCH is {stamp!r}: it is a number of seconds since 1970"
+            ) from None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")

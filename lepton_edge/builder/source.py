@@ -1,0 +1,69 @@
+"""A source that was read: what it is, what it says of itself, and how to run the original."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lepton_edge.bundle.hashing import sha256
+from lepton_edge.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lepton_edge.backend import Graph, Tensors
+    from lepton_edge.bundle.manifest import Source
+    from lepton_edge.tasks.base import Facts
+
+
+class Original(Protocol):
+    """The model as it was given: what every compiled artifact is compared with."""
+
+    def graph(self, task: str, config: Any, work: Path) -> Graph:
+        """The computation from tokens to the task's output; ``work`` is a folder for files."""
+        ...
+
+    def run(self, feeds: Tensors) -> NDArray[np.float32]:
+        """The task's output, computed by the original. Called after `graph`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedSource:
+    """Everything that a build takes from a source."""
+
+    source: Source
+    original: Original
+    task: str
+    facts: Facts
+    tokenizer: str
+    """tokenizer.json as text."""
+    pad_id: int
+    max_length: int
+    """The longest input in tokens that the model takes."""
+    license: str | None
+
+
+def hash_weights(files: Sequence[Path], pinned: str | None) -> str:
+    """SHA-256 of a weights file; of several, over their sorted names and digests.
+
+    Raises `SourceError` where it is not the one that the recipe pins.
+    """
+    digests = {path.name: sha256(path) for path in files}
+    if len(digests) == 1:
+        (found,) = digests.values()
+    else:
+        listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+        found = hashlib.sha256(listing.encode()).hexdigest()
+    if pinned and found != pinned:
+        raise SourceError(
+            f"the weights in {files[0].parent} have SHA-256 {found}; the recipe pins {pinned}",
+            hint="the file was changed or damaged: fetch it again, "
+            "or change source.sha256 if the change is meant",
+        )
+    return found

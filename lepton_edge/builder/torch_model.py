@@ -1,0 +1,212 @@
+"""Torch models: the module around them that gives a task's output, and `TorchSource`."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lepton_edge.backend import Graph, TensorSpec
+from lepton_edge.builder.source import LoadedSource
+from lepton_edge.builder.tokenizers import (
+    SourceTokenizer,
+    from_tokenizer,
+    tokenizer_from_file,
+    tokenizer_from_folder,
+)
+from lepton_edge.bundle.manifest import Source
+from lepton_edge.errors import SourceError, UnsupportedModelError
+from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
+from lepton_edge.tasks import task_class
+from lepton_edge.tasks.base import Facts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+    from lepton_edge.backend import Tensors
+    from lepton_edge.recipe import Recipe
+
+_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
+
+
+@dataclass(frozen=True)
+class TorchSource:
+    """Any `torch.nn.Module` as a source, with what a folder would say about it.
+
+    ``module`` is called with ``inputs``, a subset of input_ids, attention_mask and token_type_ids
+    (each int64 [batch, length]), by position. It returns logits [batch, labels] for
+    text-classification; an embedding [batch, dimension], or token vectors [batch, length,
+    dimension] that are then pooled, for feature-extraction. Without ``attention_mask`` it is never
+    given padding: only texts of equal length share a batch.
+
+    ``tokenizer`` is a `tokenizers.Tokenizer`, a tokenizer.json, or a folder with one.
+    """
+
+    module: torch.nn.Module
+    tokenizer: Tokenizer | str | Path
+    task: str
+    labels: Sequence[str] | None = None
+    inputs: Sequence[str] = (INPUT_IDS, ATTENTION_MASK)
+    max_length: int = 512
+    license: str | None = None
+
+    def load(self, recipe: Recipe) -> LoadedSource:
+        """Raises `SourceError`."""
+        unknown = [name for name in self.inputs if name not in _INPUTS]
+        if unknown or INPUT_IDS not in self.inputs:
+            raise SourceError(
+                f"inputs are {list(self.inputs)}: {INPUT_IDS}, and any of {', '.join(_INPUTS[1:])}"
+            )
+        tokenizer = self._tokenizer()
+        return LoadedSource(
+            source=Source(
+                kind="torch",
+                name=type(self.module).__name__,
+                architecture=type(self.module).__name__,
+                sha256=hash_state(self.module),
+            ),
+            original=TorchOriginal(self.module, tuple(self.inputs)),
+            task=recipe.task or self.task,
+            facts=Facts(labels=tuple(self.labels) if self.labels else None),
+            tokenizer=tokenizer.json,
+            pad_id=tokenizer.pad_id,
+            max_length=self.max_length,
+            license=self.license,
+        )
+
+    def _tokenizer(self) -> SourceTokenizer:
+        if isinstance(self.tokenizer, (str, Path)):
+            path = Path(self.tokenizer)
+            return tokenizer_from_folder(path) if path.is_dir() else tokenizer_from_file(path)
+        return from_tokenizer(self.tokenizer)
+
+
+class TorchOriginal:
+    """An `Original` that is a torch module, called with ``inputs`` by position."""
+
+    def __init__(self, module: torch.nn.Module, inputs: tuple[str, ...]) -> None:
+        self._module = module.eval()
+        self._inputs = inputs
+        self._wrapped: torch.nn.Module | None = None
+
+    def graph(self, task: str, config: Any, work: Path) -> Graph:
+        """Raises `UnsupportedModelError` where torch cannot export the module."""
+        self._wrapped = TaskOutput(
+            self._module,
+            self._inputs,
+            pooling=getattr(config, "pooling", None),
+            normalize=getattr(config, "normalize", False),
+        ).eval()
+        # Distinct tensors: with one passed twice the export reads one input for the other.
+        example = tuple(_example(name) for name in self._inputs)
+        dynamic = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in example)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own deprecations: nothing to act on
+                program = torch.export.export(
+                    self._wrapped, example, dynamic_shapes=(dynamic,), strict=False
+                )
+                output = self._wrapped(*example)
+        except Exception as error:  # torch.export raises many kinds
+            raise UnsupportedModelError(
+                f"torch cannot export {type(self._module).__name__}: {_first_line(error)}",
+                hint="export it to ONNX with its own tools and build from the file: "
+                "source: {onnx: model.onnx}",
+            ) from error
+        shape = _output_shape(output, config)
+        return Graph(
+            inputs=tuple(TensorSpec(name, "int64", ("batch", "length")) for name in self._inputs),
+            outputs=(TensorSpec(task_class(task).output, "float32", shape),),
+            program=program,
+        )
+
+    def run(self, feeds: Tensors) -> NDArray[np.float32]:
+        assert self._wrapped is not None, "graph() comes first"
+        with torch.no_grad():
+            output: torch.Tensor = self._wrapped(
+                *(torch.from_numpy(feeds[name]) for name in self._inputs)
+            )
+        result: NDArray[np.float32] = output.float().numpy()
+        return result
+
+
+class TaskOutput(torch.nn.Module):
+    """Calls a model and gives the one tensor that the task reads.
+
+    Pooling and normalization are those of sentence-transformers: ``mean`` over the tokens that are
+    not padding or ``cls``, the first token; then division by the L2 norm.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        inputs: tuple[str, ...],
+        pooling: str | None,
+        normalize: bool,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.inputs = inputs
+        self.pooling = pooling
+        self.normalize = normalize
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        given = dict(zip(self.inputs, tensors, strict=True))
+        output: torch.Tensor = self.module(*tensors)
+        if self.pooling and output.ndim == 3:
+            output = pool(output, given.get(ATTENTION_MASK), self.pooling)
+        if self.normalize:
+            output = torch.nn.functional.normalize(output, p=2.0, dim=1)
+        return output
+
+
+def pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """[batch, length, dimension] to [batch, dimension]."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    if mask is None:
+        mask = torch.ones_like(hidden[:, :, 0], dtype=torch.long)
+    kept = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1e-9)
+
+
+def hash_state(module: torch.nn.Module) -> str:
+    """SHA-256 over a module's parameters and buffers by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _example(name: str) -> torch.Tensor:
+    # Sizes that are neither 0 nor 1, which torch.export would treat as fixed.
+    if name == INPUT_IDS:
+        return torch.arange(2 * 9).reshape(2, 9) % 5 + 1
+    return (
+        torch.ones(2, 9, dtype=torch.long)
+        if name == ATTENTION_MASK
+        else torch.zeros(2, 9, dtype=torch.long)
+    )
+
+
+def _output_shape(output: Any, config: Any) -> tuple[int | str, ...]:
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise SourceError(f"the module returns {found}; a task reads a tensor [batch, size]")
+    labels = getattr(config, "labels", None)
+    if labels is not None and len(labels) != output.shape[1]:
+        raise SourceError(f"the module has {output.shape[1]} outputs for {len(labels)} labels")
+    return ("batch", int(output.shape[1]))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,96 @@
+"""A bundle: a folder with a manifest, its artifacts and its tokenizer."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_edge.bundle import manifest as manifests
+from lepton_edge.bundle.hashing import Verify, check_files, sha256
+from lepton_edge.bundle.manifest import File, Manifest
+from lepton_edge.errors import BundleError, IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOKENIZER = "tokenizer/tokenizer.json"
+ARCHIVE_SUFFIX = ".lepton"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle folder and its manifest. Opening one reads the manifest and nothing else."""
+
+    path: Path
+    manifest: Manifest
+
+    def verify(
+        self, verify: Verify = "always", progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Hash every file and refuse files that the manifest does not list.
+
+        ``progress`` is told the bytes hashed. Raises `IntegrityError`.
+        """
+        unlisted = sorted(files_below(self.path) - {*self.manifest.files, manifests.FILE_NAME})
+        if unlisted:
+            raise IntegrityError(
+                f"{self.path} has {len(unlisted)} file(s) that its manifest does not list: "
+                f"{', '.join(unlisted[:5])}",
+                hint="remove them, or build or copy the bundle again",
+            )
+        check_files(self.path, self.manifest.files, verify, progress)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that the manifest lists."""
+        return sum(file.size for file in self.manifest.files.values())
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read the manifest of a bundle folder.
+
+    Raises `BundleError` where there is none or it cannot be read, and `SchemaError` where it was
+    written by a newer lepton-edge.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ARCHIVE_SUFFIX:
+        raise BundleError(f"{path} is packed", hint=f"lepton-edge unpack {path}")
+    if not path.exists():
+        raise BundleError(f"there is no bundle at {path}", hint=_bundles_near(path))
+    file = path / manifests.FILE_NAME
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(
+            f"{path} is not a bundle: it has no {manifests.FILE_NAME}", hint=_bundles_near(path)
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error.strerror}") from error
+    return Bundle(path, manifests.decode(data, str(file)))
+
+
+def describe_files(directory: Path) -> dict[str, File]:
+    """Size and hash of every file below a folder, sorted by path."""
+    return {
+        name: File((directory / name).stat().st_size, sha256(directory / name))
+        for name in sorted(files_below(directory))
+    }
+
+
+def files_below(directory: Path) -> set[str]:
+    """The relative paths, with forward slashes, of everything that is not a folder."""
+    return {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+
+
+def _bundles_near(path: Path) -> str:
+    """Where a bundle is, if one is below the folder given; else how to make one."""
+    near = sorted(path.glob(f"*/{manifests.FILE_NAME}")) if path.is_dir() else []
+    if near:
+        return f"did you mean {near[0].parent}?"
+    return "lepton-edge build makes one; lepton-edge recipes lists what to build"

@@ -1,0 +1,161 @@
+"""manifest.json: what a bundle holds, what it was made from, and what was measured.
+
+Decoded with msgspec rather than pydantic because every start of a model reads one: importing
+pydantic and building these models costs about 100 ms, a quarter of a one-shot run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from lepton_edge.backend import Compiled
+from lepton_edge.errors import BundleError, SchemaError
+
+SCHEMA = 1
+FILE_NAME = "manifest.json"
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the bundle."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Lower-case hexadecimal."""
+
+
+class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How text becomes tokens."""
+
+    max_length: int
+    """The longest input in tokens, special tokens included."""
+    on_long_text: Literal["truncate", "refuse"]
+    """What happens to a longer text. A truncated one is flagged in its result."""
+    max_characters: int
+    """The longest text that is tokenized at all; a longer one is refused."""
+    pad_id: int
+    """The token id that fills the shorter rows of a batch."""
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The compiled model beside the original, on the same texts."""
+
+    texts: int
+    """How many texts were compared."""
+    max_error: float
+    """Largest absolute difference of an output element."""
+    mean_error: float
+    """Mean absolute difference of the output elements."""
+    min_cosine: float
+    """Smallest cosine of a text's outputs."""
+    mean_cosine: float
+    """Mean cosine of the texts' outputs."""
+    equal_labels: float | None = None
+    """Share of texts given the same label or labels, 0 to 1; none where the task has no labels."""
+    compute: str = ""
+    """The number format that the build machine's device computed in."""
+
+
+class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one backend made of the model for one target."""
+
+    target: str
+    """The name of the target."""
+    backend: str
+    """The backend that opens it."""
+    directory: str
+    """Where its files are, relative to the bundle."""
+    compiled: Compiled
+    """Precision, inputs, outputs, and the backend's own settings."""
+    parity: Parity
+    """Measured on this artifact as it was written."""
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the bundle was built from."""
+
+    kind: Literal["huggingface", "hub", "onnx", "torch"]
+    """A local Hugging Face folder, a hub id, an ONNX file, or a torch module."""
+    name: str
+    """The folder's or file's name, the hub id, or the module's class. Never a full path."""
+    architecture: str
+    """The model's class or type."""
+    sha256: str
+    """SHA-256 over the source's weights: of the one file, or of the list of their digests."""
+    revision: str | None = None
+    """The commit of a hub model."""
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole manifest."""
+
+    schema: int
+    """Version of this format. A reader refuses a newer one."""
+    name: str
+    """Name of the bundle."""
+    version: str
+    """Version of the bundle."""
+    description: str
+    """One line for people."""
+    license: str | None
+    """The model's licence as its card or the recipe gives it."""
+    created: str
+    """Time of the build in UTC (ISO 8601), or what SOURCE_DATE_EPOCH says."""
+    task: str
+    """The task, by its name in the field."""
+    task_config: dict[str, Any]
+    """What the task needs to read the outputs: labels, or how embeddings were pooled."""
+    text: Text
+    """How text becomes tokens."""
+    source: Source
+    """What it was built from."""
+    tools: dict[str, str]
+    """Versions of the libraries that the build used."""
+    artifacts: tuple[Artifact, ...]
+    """One for each target."""
+    files: dict[str, File]
+    """Every file of the bundle but this one, by its path with forward slashes."""
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest's bytes: UTF-8 JSON, indented, in the order of the fields."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes, where: str) -> Manifest:
+    """Read a manifest; ``where`` names it in errors.
+
+    Raises `SchemaError` for a newer schema and `BundleError` for anything else that is wrong.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_Versioned).schema
+        if schema > SCHEMA:
+            raise SchemaError(
+                f"{where} has schema {schema}; this lepton-edge reads up to {SCHEMA}",
+                hint="pip install --upgrade lepton-edge",
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    # msgspec's ValidationError is a DecodeError; invalid UTF-8 in a string is not.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(
+            f"{where} is not a valid manifest: {error}", hint="build or copy the bundle again"
+        ) from error
+    for path in (*manifest.files, *(artifact.directory for artifact in manifest.artifacts)):
+        if not is_safe_path(path):
+            raise BundleError(f"{where} names a path outside the bundle: {path!r}")
+    if FILE_NAME in manifest.files:
+        raise BundleError(f"{where} lists itself among its files")
+    return manifest
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether a path is relative, plain, and stays inside: ``a/b``, never ``../a`` or ``/a``."""
+    if not path or "\\" in path or "\0" in path or ":" in path:
+        return False
+    return all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+class _Versioned(msgspec.Struct):
+    schema: int

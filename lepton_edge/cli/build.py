@@ -1,0 +1,55 @@
+"""lepton-edge build"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lepton_edge.cli.output import json_option, mebibytes, note, print_json, steps
+from lepton_edge.target import TARGETS
+
+
+@click.command("build")
+@click.argument("source", metavar="RECIPE|MODEL")
+@click.option(
+    "--target", default="intel-cpu", show_default=True, help="One or more of: " + ", ".join(TARGETS)
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="bundles",
+    show_default=True,
+    help="Folder that the bundle's folder NAME-VERSION is made in.",
+)
+@click.option("--task", help="What the model does, where it does not say.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]))
+@click.option("--revision", help="Commit of a hub model; its newest one where absent.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python that comes with the model.")
+@click.option("--force", is_flag=True, help="Replace a bundle of the same name and version.")
+@json_option
+def command(source: str, as_json: bool, **options: Any) -> None:
+    """Compile a model for a target and prove that it answers like the original.
+
+    RECIPE|MODEL is a recipe file or the name of a built-in recipe, a Hugging Face folder, an ONNX
+    file, or a hub id. It becomes the bundle OUTPUT/NAME-VERSION.
+    """
+    from lepton_edge.builder import build
+
+    with steps(quiet=as_json) as step:
+        bundle = build(source, progress=step, **options)
+    if as_json:
+        print_json({"path": str(bundle.path), "manifest": bundle.manifest})
+        return
+    for artifact in bundle.manifest.artifacts:
+        parity = artifact.parity
+        labels = "" if parity.equal_labels is None else f", {parity.equal_labels:.1%} equal labels"
+        note(
+            f"{artifact.target}: {artifact.compiled.precision} weights; beside the original on "
+            f"{parity.texts} texts (computed in {parity.compute}): "
+            f"largest error {parity.max_error:g}, mean cosine {parity.mean_cosine:.6f}{labels}"
+        )
+    click.echo(f"{bundle.path}  {mebibytes(bundle.size)}")
+    note(f'next: lepton-edge run {bundle.path} "some text"')

@@ -1,0 +1,64 @@
+"""lepton-edge inspect"""
+
+from __future__ import annotations
+
+import click
+
+from lepton_edge.bundle import Bundle, open_bundle
+from lepton_edge.cli.output import json_option, mebibytes, print_json, print_table
+
+
+@click.command("inspect")
+@click.argument("bundle")
+@json_option
+def command(bundle: str, as_json: bool) -> None:
+    """Show what a bundle holds, what it was made from, and what was measured."""
+    opened = open_bundle(bundle)
+    if as_json:
+        print_json(opened.manifest)
+        return
+    _print_facts(opened)
+    click.echo()
+    print_table(
+        ("target", "backend", "weights", "texts", "max error", "mean cosine", "equal labels"),
+        [
+            (
+                artifact.target,
+                artifact.backend,
+                artifact.compiled.precision,
+                str(artifact.parity.texts),
+                f"{artifact.parity.max_error:g}",
+                f"{artifact.parity.mean_cosine:.6f}",
+                "-"
+                if artifact.parity.equal_labels is None
+                else f"{artifact.parity.equal_labels:.1%}",
+            )
+            for artifact in opened.manifest.artifacts
+        ],
+    )
+    click.echo()
+    print_table(
+        ("file", "bytes", "sha256"),
+        [(name, f"{file.size:,}", file.sha256) for name, file in opened.manifest.files.items()],
+    )
+
+
+def _print_facts(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    labels = manifest.task_config.get("labels")
+    source = manifest.source
+    facts = {
+        "bundle": f"{manifest.name} {manifest.version}, {mebibytes(bundle.size)}",
+        "description": manifest.description,
+        "task": manifest.task + (f", {len(labels)} labels" if labels else ""),
+        "text": f"up to {manifest.text.max_length} tokens, then {manifest.text.on_long_text}",
+        "licence": manifest.license or "not stated",
+        "source": f"{source.kind} {source.name}, {source.architecture}"
+        + (f", revision {source.revision}" if source.revision else ""),
+        "weights": f"sha256 {source.sha256}",
+        "created": manifest.created,
+        "tools": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
+    }
+    for name, value in facts.items():
+        if value:
+            click.echo(f"{name:12} {value}")

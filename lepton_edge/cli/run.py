@@ -1,0 +1,128 @@
+"""lepton-edge run"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lepton_edge.cli.output import json_option, note, print_json, progress, to_json
+
+if TYPE_CHECKING:
+    from lepton_edge.runtime.model import Model
+
+
+@click.command("run")
+@click.argument("bundle")
+@click.argument("texts", nargs=-1, metavar="[TEXT]... | -")
+@click.option(
+    "-i",
+    "--input",
+    "source",
+    type=click.Path(path_type=Path),
+    help="A .jsonl or .csv file of texts.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where its rows go with the results added; standard output, as JSON Lines, where absent.",
+)
+@click.option("--column", default="text", show_default=True, help="The input's text column.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Labels with a score in the result.")
+@click.option("--device", help="A target or device, where the bundle or machine has several.")
+@click.option("--verify", type=click.Choice(["cached", "always"]), default="cached")
+@click.option("--force", is_flag=True, help="Replace the output file.")
+@json_option
+def command(
+    bundle: str,
+    texts: Sequence[str],
+    source: Path | None,
+    output: Path | None,
+    column: str,
+    top_k: int | None,
+    device: str | None,
+    verify: Any,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Answer texts with a bundle.
+
+    Texts are arguments, lines of standard input (-), or a column of a file (--input).
+    """
+    if (source is None) == (not texts):
+        raise click.UsageError("give a text, - for standard input, or --input FILE")
+    if output and not source:
+        raise click.UsageError("--output goes with --input")
+    options = {} if top_k is None else {"top_k": top_k}
+    from lepton_edge.runtime import load
+
+    start = time.perf_counter()
+    with load(bundle, device, verify=verify) as model:
+        opened = time.perf_counter()
+        if source:
+            _run_file(model, source, output, column, force, as_json, options)
+            return
+        if list(texts) == ["-"]:
+            from lepton_edge.runtime.files import read_lines
+
+            texts = read_lines(sys.stdin)
+        results = model(list(texts), **options)
+        answered = time.perf_counter()
+        if as_json:
+            print_json(
+                [{"text": text, "result": r} for text, r in zip(texts, results, strict=True)]
+            )
+            return
+        _print_results(texts, results, top_k)
+        each = (answered - opened) / len(texts) * 1000
+        note(
+            f"{len(texts)} {'text' if len(texts) == 1 else 'texts'}, {each:.1f} ms each on "
+            f"{model.session.device} ({model.session.details.get('compute', '')}); "
+            f"opened in {opened - start:.2f} s"
+        )
+
+
+def _print_results(texts: Sequence[str], results: Sequence[Any], top_k: int | None) -> None:
+    shown = [str(result) for result in results]
+    width = max(len(text) for text in shown)
+    for text, answer, result in zip(texts, shown, results, strict=True):
+        click.echo(answer if len(texts) == 1 else f"{answer.ljust(width)}  {text}")
+        if top_k:
+            for entry in getattr(result, "top", ())[:top_k]:
+                click.echo(f"    {entry}")
+
+
+def _run_file(
+    model: Model,
+    source: Path,
+    output: Path | None,
+    column: str,
+    force: bool,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    from lepton_edge.runtime.files import count_lines, run_file
+
+    total = count_lines(source) if source.is_file() else None
+    start = time.perf_counter()
+    with progress("running", total, "texts", quiet=as_json) as advance:
+        rows = run_file(
+            model,
+            source,
+            output or sys.stdout,
+            column=column,
+            force=force,
+            progress=advance,
+            **options,
+        )
+    seconds = time.perf_counter() - start
+    if as_json and output:
+        click.echo(to_json({"path": str(output), "rows": rows, "seconds": round(seconds, 3)}))
+    elif not as_json:
+        where = f" to {output}" if output else ""
+        note(f"{rows:,} texts{where} in {seconds:.1f} s, {rows / seconds:,.0f} a second")

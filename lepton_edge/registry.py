@@ -1,0 +1,89 @@
+"""The installed backends: listed from package metadata without importing any of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lepton_edge.errors import BackendError
+from lepton_edge.target import TARGETS
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import Backend
+
+GROUP = "lepton_edge.backends"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A backend that package metadata names; it may still fail to import."""
+
+    name: str
+    distribution: str
+    version: str
+    entry_point: EntryPoint
+
+
+def entries() -> tuple[Entry, ...]:
+    """The backends that installed distributions name, sorted.
+
+    Raises `BackendError` where two distributions claim one name.
+    """
+    found: dict[str, Entry] = {}
+    for point in entry_points(group=GROUP):
+        owner = point.dist
+        entry = Entry(
+            name=point.name,
+            distribution=owner.name if owner else "unknown",
+            version=owner.version if owner else "",
+            entry_point=point,
+        )
+        first = found.setdefault(entry.name, entry)
+        # One distribution can be on the path twice (installed, and as a checkout): that is one.
+        if first.distribution != entry.distribution:
+            raise BackendError(
+                f"two distributions provide the backend {entry.name!r}: "
+                f"{first.distribution} {first.version} and {entry.distribution} {entry.version}",
+                hint=f"remove one of them: pip uninstall {entry.distribution}",
+            )
+    return tuple(found[name] for name in sorted(found))
+
+
+def get(name: str) -> Backend:
+    """The backend of that name, imported now.
+
+    Raises `BackendError` where it is not installed or cannot be imported.
+    """
+    for entry in entries():
+        if entry.name == name:
+            return _open(entry)
+    installed = ", ".join(entry.name for entry in entries()) or "none"
+    raise BackendError(
+        f"the backend {name!r} is not installed (installed: {installed})", hint=how_to_install(name)
+    )
+
+
+def how_to_install(name: str) -> str | None:
+    """The command that installs a backend this project publishes; None for another's."""
+    known = {target.backend for target in TARGETS.values()}
+    return f"pip install 'lepton-edge[{name}]'" if name in known else None
+
+
+def _open(entry: Entry) -> Backend:
+    try:
+        backend = _load(entry.entry_point)
+    except Exception as error:  # a plugin's import can fail in any way
+        raise BackendError(
+            f"the backend {entry.name!r} ({entry.distribution} {entry.version}) "
+            f"cannot be imported: {type(error).__name__}: {error}",
+            hint="lepton-edge doctor shows what it needs",
+        ) from error
+    return backend
+
+
+@cache
+def _load(point: EntryPoint) -> Backend:
+    backend: Backend = point.load()()
+    return backend

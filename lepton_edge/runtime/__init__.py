@@ -1,0 +1,116 @@
+"""Opening a bundle on this machine. Light: no torch, no transformers, nothing of the builder."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from lepton_edge import registry
+from lepton_edge.bundle import TOKENIZER, Bundle, open_bundle
+from lepton_edge.bundle.hashing import Verify, check_files
+from lepton_edge.errors import BackendError, BundleError
+from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.text import TextEncoder
+from lepton_edge.tasks import task_class
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import Session
+    from lepton_edge.bundle.manifest import Artifact
+
+T = TypeVar("T")
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str | None = None,
+    *,
+    verify: Verify = "cached",
+    warm_up: bool | None = None,
+) -> Model:
+    """Open a bundle folder on this machine.
+
+    ``device`` is a target's name (`intel-cpu`) or a device that ``lepton-edge backends`` lists
+    (`CPU`); by default the first artifact that opens here is used. Every file that will be read
+    is hashed against the manifest first: once for as long as its size and times stay the same,
+    or each time with ``verify="always"``. ``warm_up`` answers one sentence before returning; by
+    default only generators do.
+
+    Raises `BundleError`, `IntegrityError`, `BackendError`.
+    """
+    bundle = open_bundle(path)
+    task = task_class(bundle.manifest.task).from_manifest(bundle.manifest.task_config)
+    reasons: list[str] = []
+    for artifact in _candidates(bundle, device):
+        try:
+            session, encoder = _open(bundle, artifact, device, verify)
+        except BackendError as error:
+            reasons.append(f"{artifact.target} ({artifact.backend}): {error}")
+            continue
+        model = Model(bundle.manifest, session, encoder, task)
+        if task.warm_up if warm_up is None else warm_up:
+            model.warm_up()
+        return model
+    raise BackendError(
+        f"{path} cannot be opened on this machine:\n  " + "\n  ".join(reasons),
+        hint="lepton-edge doctor shows what this machine has",
+    )
+
+
+def _candidates(bundle: Bundle, device: str | None) -> list[Artifact]:
+    """The artifacts to try. A device that is no target's name is for the backends to judge."""
+    artifacts = bundle.manifest.artifacts
+    if not artifacts:
+        raise BundleError(f"{bundle.path} has no artifact", hint="build the bundle again")
+    named = [artifact for artifact in artifacts if artifact.target == device]
+    return named or list(artifacts)
+
+
+def _open(
+    bundle: Bundle, artifact: Artifact, device: str | None, verify: Verify
+) -> tuple[Session, TextEncoder]:
+    """Verify the files that will be read, then open the session and the tokenizer side by side:
+    compiling takes most of a start and leaves the interpreter free."""
+    backend = registry.get(artifact.backend)
+    prefix = f"{artifact.directory}/"
+    needed = {
+        name: file
+        for name, file in bundle.manifest.files.items()
+        if name == TOKENIZER or name.startswith(prefix)
+    }
+    if TOKENIZER not in needed or len(needed) < 2:
+        raise BundleError(
+            f"{bundle.path} lists no files for {artifact.target}", hint="build it again"
+        )
+    check_files(bundle.path, needed, verify)
+    named = None if device == artifact.target else device
+    tokenizer = _Background(lambda: TextEncoder(bundle.path / TOKENIZER, bundle.manifest.text))
+    session = backend.load(bundle.path / artifact.directory, artifact.compiled, named)
+    try:
+        return session, tokenizer.result()
+    except BaseException:
+        session.close()
+        raise
+
+
+class _Background(Generic[T]):
+    """One call in a thread of its own. Less to import than concurrent.futures."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as error:  # raised again where the result is asked for
+            self._error = error
+
+    def result(self) -> T:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result

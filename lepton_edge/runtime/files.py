@@ -1,0 +1,176 @@
+"""Running a model over a file: JSON Lines or CSV in, the same rows with results out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+
+from lepton_edge.errors import InputError
+from lepton_edge.storage import new_file
+
+if TYPE_CHECKING:
+    from lepton_edge.runtime.model import Model
+
+Row = dict[str, Any]
+SUFFIXES = (".jsonl", ".csv")
+
+# Enough for full micro-batches of each length, small enough that progress moves.
+_CHUNK = 512
+
+
+def run_file(
+    model: Model,
+    source: Path,
+    output: Path | TextIO,
+    *,
+    column: str = "text",
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> int:
+    """Write every row of ``source`` with its result's fields added; gives the number of rows.
+
+    Both are JSON Lines (``.jsonl``) or CSV with a header (``.csv``); a stream is written as JSON
+    Lines. ``column`` names the text. An output file appears whole or not at all. ``progress`` is
+    told the rows done. ``options`` go to the model.
+
+    Raises `InputError` naming file and line, and what the model raises.
+    """
+    rows = read_rows(source, column)
+    done = 0
+    with ExitStack() as stack:
+        if isinstance(output, Path):
+            _suffix(output)
+            work = stack.enter_context(new_file(output, replace=force))
+            stream = stack.enter_context(work.open("w", encoding="utf-8", newline=""))
+            write = _csv_writer(stream) if _suffix(output) == ".csv" else _jsonl_writer(stream)
+        else:
+            write = _jsonl_writer(output)
+        while chunk := list(islice(rows, _CHUNK)):
+            for (_, row), result in zip(
+                chunk, _results(model, source, chunk, column, options), strict=True
+            ):
+                write({**row, **result})
+            done += len(chunk)
+            if progress:
+                progress(len(chunk))
+    if not done:
+        raise InputError(f"{source} has no rows")
+    return done
+
+
+def read_rows(source: Path, column: str) -> Iterator[tuple[int, Row]]:
+    """Each row with its line number; every row has ``column``. Raises `InputError`."""
+    suffix = _suffix(source)
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            for line, row in _csv_rows(file) if suffix == ".csv" else _jsonl_rows(source, file):
+                if column not in row:
+                    raise InputError(
+                        f"{source}:{line}: there is no {column!r}; it has {', '.join(row)}",
+                        hint="name the one with the text: --column NAME",
+                    )
+                yield line, row
+    except FileNotFoundError:
+        raise InputError(f"there is no file at {source}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source} is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
+    except csv.Error as error:
+        raise InputError(f"{source} is not valid CSV: {error}") from None
+
+
+def count_lines(source: Path) -> int:
+    """Lines of a file: the rows, or a little more, for a progress bar."""
+    with source.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path} is neither {' nor '.join(SUFFIXES)}", hint="rename or convert it")
+    return suffix
+
+
+def _jsonl_rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    for line, text in enumerate(file, 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{source}:{line}: not valid JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise InputError(f'{source}:{line}: a line is an object such as {{"text": "…"}}')
+        yield line, row
+
+
+def _csv_rows(file: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(file, strict=True)
+    for row in reader:
+        row.pop(None, None)  # cells beyond the header
+        yield reader.line_num, dict(row)
+
+
+def _results(
+    model: Model, source: Path, chunk: list[tuple[int, Row]], column: str, options: dict[str, Any]
+) -> list[Row]:
+    for line, row in chunk:
+        text = row[column]
+        if not isinstance(text, str) or not text.strip():
+            problem = "is empty" if text in (None, "") or isinstance(text, str) else "is not text"
+            raise InputError(f"{source}:{line}: {column!r} {problem}")
+    try:
+        results = model([row[column] for _, row in chunk], **options)
+    except InputError as error:
+        first, last = chunk[0][0], chunk[-1][0]
+        raise InputError(
+            f"{source}: of the rows in lines {first} to {last}, {error.message}", hint=error.hint
+        ) from error
+    return [
+        msgspec.to_builtins(result, enc_hook=lambda array: array.tolist()) for result in results
+    ]
+
+
+def _jsonl_writer(stream: TextIO) -> Callable[[Row], None]:
+    def write(row: Row) -> None:
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    return write
+
+
+def _csv_writer(stream: TextIO) -> Callable[[Row], None]:
+    """Lists and objects become JSON inside their cell."""
+    writer: csv.DictWriter[str] | None = None
+
+    def write(row: Row) -> None:
+        nonlocal writer
+        if writer is None:
+            writer = csv.DictWriter(stream, list(row), restval="", extrasaction="ignore")
+            writer.writeheader()
+        writer.writerow(
+            {
+                key: json.dumps(value, ensure_ascii=False)
+                if isinstance(value, (list, dict, bool))
+                else value
+                for key, value in row.items()
+            }
+        )
+
+    return write
+
+
+def read_lines(stream: TextIO | io.TextIOBase) -> list[str]:
+    """A text a line."""
+    return [line.rstrip("\r\n") for line in stream]

@@ -1,0 +1,141 @@
+"""Writing to disk so that a reader sees all of a thing or none of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_edge.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TEMPORARY = ".lepton-"
+
+
+def cache_directory() -> Path:
+    """Where caches live: ``$XDG_CACHE_HOME/lepton-edge``, else ``~/.cache/lepton-edge``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base and os.path.isabs(base):
+        return Path(base) / "lepton-edge"
+    return Path(os.path.expanduser("~")) / ".cache" / "lepton-edge"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under its final name only when all of it is on disk. Raises `OSError`."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_directory(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``final`` that takes its name when the block ends well.
+
+    Whatever ends the block early removes the folder. Raises `StorageError` where ``final``
+    exists (unless ``replace``), or the disk is full or not writable, inside the block too.
+    """
+    with storage_errors(final):
+        refuse_existing(final, replace)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{_TEMPORARY}{final.name}-"))
+        try:
+            yield work
+            work.chmod(0o755)  # mkdtemp's folders are private; bundles are meant to be shared
+            _sync(work)
+            _take_name(work, final)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def new_file(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary file path beside ``final`` that takes its name when the block ends well.
+
+    Raises as `new_directory`.
+    """
+    with storage_errors(final):
+        refuse_existing(final, replace)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=final.parent, prefix=f"{_TEMPORARY}{final.name}-")
+        os.close(handle)
+        work = Path(name)
+        try:
+            yield work
+            work.chmod(0o644)
+            with work.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(work, final)
+        except BaseException:
+            work.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn `OSError` about space and permission into `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"the disk is full: {path} could not be written ({free_space(path)})",
+                hint="free some space or choose another output folder; nothing was left behind",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise StorageError(
+                f"{error.filename or path} cannot be written: {error.strerror}",
+                hint="choose another output folder, or change its permissions",
+            ) from error
+        raise
+
+
+def free_space(path: Path) -> str:
+    """How much is free where ``path`` is or would be, for a message."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return f"{shutil.disk_usage(path).free / 1024**2:,.1f} MiB free"
+
+
+def refuse_existing(final: Path, replace: bool) -> None:
+    """Raise `StorageError` where ``final`` exists and must not be replaced."""
+    if final.exists() and not replace:
+        raise StorageError(
+            f"{final} already exists", hint="--force replaces it; or choose another output"
+        )
+
+
+def _take_name(work: Path, final: Path) -> None:
+    """Rename ``work`` to ``final``. A folder cannot be replaced in one step, so the old one
+    steps aside first and goes back if the new one does not arrive."""
+    if not final.exists():
+        os.rename(work, final)
+        return
+    aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{_TEMPORARY}old-"))
+    os.replace(final, aside)
+    try:
+        os.rename(work, final)
+    except BaseException:
+        os.rename(aside, final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
