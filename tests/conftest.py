@@ -1,0 +1,76 @@
+"""Fixtures for all tiers: no network, a cache of one's own, fake and tiny models."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lepton_edge import registry
+from lepton_edge.bundle import Bundle
+from lepton_edge.testing import write_fake_bundle, write_fake_distribution
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may reach out; loopback is for servers that a test starts itself."""
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] != "127.0.0.1":
+            raise OSError(f"a test tried to connect to {address}")
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def fake_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder on the path whose package metadata names `FakeBackend` as ``fake``."""
+    folder = tmp_path_factory.mktemp("plugins")
+    write_fake_distribution(folder)
+    sys.path.insert(0, str(folder))
+    registry._load.cache_clear()
+    yield folder
+    sys.path.remove(str(folder))
+    registry._load.cache_clear()
+
+
+@pytest.fixture
+def fake_bundle(tmp_path: Path, fake_backend: Path) -> Callable[..., Bundle]:
+    """Makes a bundle for the fake backend; see `lepton_edge.testing.write_fake_bundle`."""
+
+    def make(name: str = "bundle", **options: Any) -> Bundle:
+        return write_fake_bundle(tmp_path / name, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BERT classifier with three labels, as a Hugging Face folder."""
+    from tests.tiny import save_tiny
+
+    return save_tiny("bert", tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real models and data; the test is skipped where they are not there."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs real models and data in {SHARED}, which is not there")
+    return SHARED
