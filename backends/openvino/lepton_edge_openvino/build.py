@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def ir_from_graph(
         model = converter().convert_model(graph.program or str(graph.onnx))
         _name_ports(model.inputs, graph.inputs)
         _name_ports(model.outputs, graph.outputs)
+        _name_operations(model)
         weights = "fp32" if precision == "fp32" else "fp16"
         library.save_model(model, str(directory / _MODEL), compress_to_fp16=weights == "fp16")
     # The converter raises its own classes for an operator it does not have.
@@ -58,6 +60,16 @@ def _name_ports(ports: list[Any], specs: tuple[TensorSpec, ...]) -> None:
         raise BackendError(f"the converted model has {len(ports)} ports for {len(specs)} tensors")
     for port, spec in zip(ports, specs, strict=True):
         port.get_tensor().set_names({spec.name})
+
+
+def _name_operations(model: Any) -> None:
+    """Number the operations that OpenVINO names by a counter of the whole process, by their place
+    in the model instead: the same graph then gives the same bytes."""
+    model.set_friendly_name("model")
+    for place, operation in enumerate(model.get_ordered_ops()):
+        kind = operation.get_type_name()
+        if re.fullmatch(rf"{kind}_\d+", operation.get_friendly_name()):
+            operation.set_friendly_name(f"{kind}_{place}")
 
 
 def _raise_if_full(directory: Path, error: Exception) -> None:
