@@ -33,24 +33,29 @@ Setting = str | int | float | bool
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A named tensor. A dimension is its size, or a name where the size varies by call."""
+    """A named tensor."""
 
     name: str
+    """The name that a session's inputs and outputs go by."""
     dtype: str
+    """numpy's name of the element type."""
     shape: tuple[int | str, ...]
+    """Each dimension's size, or a name where the size varies by call."""
 
 
 class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a backend needs to know to open an artifact again; kept in the manifest.
-
-    ``precision`` is the number format of the stored weights. ``settings`` belong to the backend.
-    """
+    """What a backend needs to know to open an artifact again; kept in the manifest."""
 
     precision: str
+    """Number format of the stored weights."""
     inputs: tuple[TensorSpec, ...]
+    """The tensors that a session takes."""
     outputs: tuple[TensorSpec, ...]
+    """The tensors that a session gives."""
     requires: str
+    """The library and version that it was compiled with."""
     settings: dict[str, Setting] = {}
+    """The backend's own."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +148,19 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def load(self, directory: Path, compiled: Compiled, device: str | None = None) -> Session:
-        """Open an artifact that `build` wrote. Raises `BackendError`."""
+    def load(
+        self,
+        directory: Path,
+        compiled: Compiled,
+        device: str | None = None,
+        cache: Path | None = None,
+    ) -> Session:
+        """Open an artifact that `build` wrote.
+
+        ``cache`` is a folder for what the backend derives from this very artifact, to open it
+        faster the next time. It may not exist yet, hold damaged files, or not be writable: none of
+        that is an error. Raises `BackendError`.
+        """
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Tensors) -> None:

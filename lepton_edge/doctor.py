@@ -99,7 +99,10 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(Path.cwd()).free
+    try:
+        free = shutil.disk_usage(Path.cwd()).free
+    except OSError as error:  # the folder was removed under us
+        return Finding("disk", "warning", f"the current folder cannot be read: {error.strerror}")
     status: Status = "warning" if free < _LOW_DISK else "ok"
     return Finding("disk", status, f"{free / _GIB:.1f} GiB free in the current folder")
 
@@ -120,10 +123,14 @@ def _cache() -> Finding:
 
 
 def _backends() -> list[Finding]:
+    try:
+        entries = registry.entries()
+    except BackendError as error:
+        return [Finding("backends", "missing", error.message, error.hint)]
     findings = []
-    for entry in registry.entries():
+    for entry in entries:
         try:
-            probe = registry.get(entry.name).probe()
+            probe = registry.probe(entry.name)
         except BackendError as error:
             findings.append(Finding(entry.name, "missing", error.message, error.hint))
             continue

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -31,9 +33,13 @@ from lepton_edge.errors import RecipeError
 from lepton_edge.tasks import TASKS, task_class
 
 _MAX_BYTES = 1024 * 1024
+_MAX_DEPTH = 32
 _Location = tuple[str | int, ...]
 _Lines = dict[_Location, int]
+_Fault = tuple[int, str]
 _Options = TypeVar("_Options")
+_NotEmpty = Annotated[str, Field(min_length=1)]
+_HINT = "docs/recipes.md lists every key; lepton-edge recipes, examples"
 
 
 class _Section(BaseModel):
@@ -45,15 +51,15 @@ class _Section(BaseModel):
 class Source(_Section):
     """The model to build from: exactly one of `path`, `hub` and `onnx`."""
 
-    path: str | None = None
+    path: _NotEmpty | None = None
     """A Hugging Face folder. A relative path starts at the recipe's folder."""
-    hub: str | None = None
+    hub: _NotEmpty | None = None
     """A hub id, `organization/name`, downloaded by the build and by nothing else."""
-    onnx: str | None = None
+    onnx: _NotEmpty | None = None
     """An ONNX file. A relative path starts at the recipe's folder."""
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     """The commit of a hub model: 40 hexadecimal digits. Required with `hub`."""
-    tokenizer: str | None = None
+    tokenizer: _NotEmpty | None = None
     """With `onnx`: the folder with the tokenizer (and config.json), if not the file's own."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """What the weights must hash to, as `inspect` shows it; other weights are refused."""
@@ -106,7 +112,9 @@ class Recipe(_Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     """Name of the bundle: lower-case letters, digits, `.`, `_` and `-`."""
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+([+-][0-9A-Za-z.-]+)?$")] = "1.0.0"
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+([+-][0-9A-Za-z.-]+)?$")] = (
+        "1.0.0"
+    )
     """Version of the bundle, such as 1.0.0."""
     description: str = ""
     """One line for people."""
@@ -117,8 +125,9 @@ class Recipe(_Section):
     task: str | None = None
     """What the model does; worked out from the model's architecture where it is absent."""
     precision: Precision = "auto"
-    """Number format. `auto`: half-precision weights and the fastest arithmetic of the device
-    that runs it. `fp32`, `fp16`, `bf16`: weights and arithmetic in that format."""
+    """Number format. `auto`: 16-bit weights and the fastest arithmetic of the device that runs it.
+    `fp32`: both in 32 bits. `fp16`, `bf16`: 16-bit weights, and arithmetic as near to that format
+    as the device does well."""
     text: Text = Text()
     """How text becomes tokens."""
     parity: Parity = Parity()
@@ -137,22 +146,32 @@ class Recipe(_Section):
     @classmethod
     def _known_task(cls, value: str | None) -> str | None:
         if value is not None and value not in TASKS:
-            raise ValueError(f"unknown task{_guess(value, TASKS)}; known: {', '.join(TASKS)}")
+            raise ValueError(f"unknown {value!r}; known: {', '.join(TASKS)}{_guess(value, TASKS)}")
         return value
 
-    @model_validator(mode="after")
-    def _options_need_a_task(self) -> Recipe:
-        if self.task_options and not self.task:
-            raise ValueError("task_options needs task")
-        return self
+    @field_validator("task_options")
+    @classmethod
+    def _options_need_a_task(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if value and info.data.get("task", "faulty") is None:
+            raise ValueError("these belong to a task: name it with task")
+        return value
 
     def options_of_task(self, task: str) -> Any:
-        """The task's block as the task's ``Options``. Raises pydantic's ``ValidationError``."""
-        return _validated(task_class(task).Options, self.task_options)
+        """The task's block as the task's ``Options``. Raises `RecipeError`."""
+        return self._options(task_class(task).Options, self.task_options, ("task_options",))
 
     def options_of_backend(self, backend: str) -> Any:
-        """A backend's block as its ``Options``. Raises pydantic's ``ValidationError``."""
-        return _validated(registry.get(backend).Options, self.backends.get(backend, {}))
+        """A backend's block as its ``Options``. Raises `RecipeError` and `BackendError`."""
+        block = self.backends.get(backend, {})
+        return self._options(registry.get(backend).Options, block, ("backends", backend))
+
+    def _options(self, options: type, block: dict[str, Any], key: _Location) -> Any:
+        try:
+            return _validated(options, block)
+        except ValidationError as error:
+            faults = _faults(error, key, options, {(): 0})
+            texts = "; ".join(text for _, text in faults)
+            raise RecipeError(f"the recipe {self.name}: {texts}", hint=_HINT) from None
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -162,7 +181,8 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)  # one more than allowed: enough to refuse it
     except FileNotFoundError:
         raise RecipeError(
             f"there is no recipe at {path}", hint="lepton-edge recipes lists the built-in ones"
@@ -181,33 +201,23 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def parse_recipe(data: bytes | str, where: str = "recipe") -> Recipe:
-    """Parse a recipe's YAML; ``where`` names it in errors. Raises `RecipeError`."""
+    """Parse a recipe's YAML; ``where`` names it in errors.
+
+    Raises `RecipeError` with every fault and its line, and `BackendError` where the recipe has a
+    block for a backend that is installed and cannot be imported.
+    """
     values, lines = _read_yaml(data, where)
+    faults: list[_Fault] = []
+    recipe: Recipe | None = None
     try:
         # Through JSON because strict JSON takes a list for a tuple and refuses "12" for 12.
         recipe = Recipe.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise _recipe_error(error, (), Recipe, lines, where) from None
-    if recipe.task:
-        try:
-            recipe.options_of_task(recipe.task)
-        except ValidationError as error:
-            options = task_class(recipe.task).Options
-            raise _recipe_error(error, ("task_options",), options, lines, where) from None
-    installed = {entry.name for entry in registry.entries()}
-    for name in recipe.backends:
-        if name in installed:
-            try:
-                recipe.options_of_backend(name)
-            except ValidationError as error:
-                options = registry.get(name).Options
-                raise _recipe_error(error, ("backends", name), options, lines, where) from None
-        elif registry.how_to_install(name) is None:
-            key = ("backends", name)
-            raise RecipeError(
-                f"{where}:{lines[key]}: unknown backend {name!r}{_guess(name, installed)}",
-                hint="lepton-edge backends lists what is installed",
-            )
+        faults += _faults(error, (), Recipe, lines)
+    faults += _option_faults(values, lines)
+    if recipe is None or faults:
+        messages = [f"{where}:{line}: {text}" for line, text in sorted(faults)]
+        raise RecipeError("\n".join(messages), hint=_HINT)
     return recipe
 
 
@@ -225,11 +235,35 @@ def _validated(options: type[_Options], values: dict[str, Any]) -> _Options:
     return TypeAdapter(options).validate_json(json.dumps(values), strict=True)
 
 
-def _recipe_error(
-    error: ValidationError, above: _Location, model: type, lines: _Lines, where: str
-) -> RecipeError:
-    """All faults that pydantic found, each with its line, as one error."""
-    messages = []
+def _option_faults(values: dict[str, Any], lines: _Lines) -> list[_Fault]:
+    """The faults inside the blocks that belong to the task and to the backends."""
+    faults: list[_Fault] = []
+    blocks: list[tuple[_Location, type, dict[str, Any]]] = []
+    task, block = values.get("task"), values.get("task_options")
+    if isinstance(task, str) and task in TASKS and isinstance(block, dict):
+        blocks.append((("task_options",), task_class(task).Options, block))
+    backends = values.get("backends")
+    if isinstance(backends, dict) and backends:
+        installed = {entry.name for entry in registry.entries()}
+        for name, block in backends.items():
+            key: _Location = ("backends", name)
+            if name in installed and isinstance(block, dict):
+                blocks.append((key, registry.get(name).Options, block))
+            elif name not in installed and registry.how_to_install(name) is None:
+                known = ", ".join(sorted(installed)) or "none"
+                text = f"unknown backend {name!r}; installed: {known}{_guess(name, installed)}"
+                faults.append((lines[key], text))
+    for above, options, block in blocks:
+        try:
+            _validated(options, block)
+        except ValidationError as error:
+            faults += _faults(error, above, options, lines)
+    return faults
+
+
+def _faults(error: ValidationError, above: _Location, model: type, lines: _Lines) -> list[_Fault]:
+    """What pydantic found in the section at ``above``, in our words, each with its line."""
+    faults = []
     for fault in error.errors():
         location = (*above, *fault["loc"])
         # A missing key has no line of its own: name the line of what it is missing from.
@@ -237,10 +271,8 @@ def _recipe_error(
             lines[location[:n]] for n in range(len(location), -1, -1) if location[:n] in lines
         )
         key = ".".join(str(part) for part in location)
-        messages.append(f"{where}:{line}: {_explain(fault, key, model)}")
-    return RecipeError(
-        "\n".join(messages), hint="docs/recipes.md lists every key; lepton-edge recipes, examples"
-    )
+        faults.append((line, _explain(fault, key, model)))
+    return faults
 
 
 def _explain(fault: Any, key: str, model: type) -> str:
@@ -253,23 +285,39 @@ def _explain(fault: Any, key: str, model: type) -> str:
     if kind == "value_error":  # raised by a validator above: its own words
         text = str(fault["ctx"]["error"])
         return f"{key}: {text}" if key else text
-    quote = " (quote it)" if kind == "string_type" and isinstance(value, (int, float)) else ""
-    shown = value if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return f"{key} is {shown!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}{quote}"
+    advice = ""
+    if kind == "string_type" and isinstance(value, (int, float)):
+        advice = " (quote it)"
+    elif kind == "string_pattern_mismatch":
+        about = _description(model, fault["loc"])
+        advice = f" ({about})" if about else ""
+    return f"{key} is {_shown(value)}: {fault['msg'][0].lower()}{fault['msg'][1:]}{advice}"
 
 
 def _keys(model: type, location: _Location) -> list[str]:
     """The keys that the section at ``location`` below ``model`` may have."""
+    section = _section(model, location)
+    if dataclasses.is_dataclass(section):
+        return [field.name for field in dataclasses.fields(section)]
+    return list(getattr(section, "model_fields", {}))
+
+
+def _description(model: type, location: _Location) -> str:
+    """What the recipe's reference says about a key."""
+    fields = getattr(_section(model, location[:-1]), "model_fields", {})
+    return str(fields[location[-1]].description).rstrip(".") if location[-1] in fields else ""
+
+
+def _section(model: type, location: _Location) -> type | None:
+    """The class of the section at ``location`` below ``model``, if that is a section."""
     for part in location:
         fields = getattr(model, "model_fields", {})
         inner = fields[part].annotation if part in fields else None
         sections = [kind for kind in (inner, *get_args(inner)) if hasattr(kind, "model_fields")]
         if not sections:
-            return []
+            return None
         model = sections[0]
-    if dataclasses.is_dataclass(model):
-        return [field.name for field in dataclasses.fields(model)]
-    return list(getattr(model, "model_fields", {}))
+    return model
 
 
 def _guess(word: str, known: Iterable[str]) -> str:
@@ -277,26 +325,29 @@ def _guess(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _read_yaml(data: bytes | str, where: str) -> tuple[dict[str, Any], _Lines]:
     """The document as plain values, and the line of every key and item by its location."""
     if len(data) > _MAX_BYTES:
-        raise RecipeError(f"{where} has {len(data):,} bytes; a recipe has at most {_MAX_BYTES:,}")
+        raise RecipeError(f"{where} has more than {_MAX_BYTES:,} bytes, the most of a recipe")
     lines: _Lines = {(): 1}
     try:
-        for token in yaml.scan(data, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken):  # a few lines of these can expand without end
-                raise RecipeError(
-                    f"{where}:{token.start_mark.line + 1}: YAML aliases are not allowed in a recipe"
-                )
+        _refuse_aliases_and_depth(data, where)
         root = yaml.compose(data, Loader=yaml.SafeLoader)
         values = _plain(root, (), lines, where)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+    except yaml.reader.ReaderError as error:
+        raise _not_text(error, data, where) from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = ", ".join(filter(None, (error.context, error.problem)))
         raise RecipeError(f"{where}{line}: not valid YAML: {problem}") from None
-    except RecursionError:
-        raise RecipeError(f"{where}: nested too deeply") from None
+    # PyYAML does not check numbers in its own syntax, such as the escape "\UFFFFFFFF".
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise RecipeError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(
             f"{where}:1: a recipe is a mapping of keys to values",
@@ -305,13 +356,52 @@ def _read_yaml(data: bytes | str, where: str) -> tuple[dict[str, Any], _Lines]:
     return values, lines
 
 
+def _refuse_aliases_and_depth(data: bytes | str, where: str) -> None:
+    """Before anything is built: a few lines of aliases can expand without end, and PyYAML takes
+    minutes for a megabyte of brackets."""
+    depth = 0
+    for token in yaml.scan(data, Loader=yaml.SafeLoader):
+        line = token.start_mark.line + 1
+        if isinstance(token, yaml.AliasToken):
+            raise RecipeError(f"{where}:{line}: YAML aliases are not allowed in a recipe")
+        if isinstance(token, _OPENING):
+            depth += 1
+        elif isinstance(token, _CLOSING):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            raise RecipeError(
+                f"{where}:{line}: nested too deeply: a recipe has at most {_MAX_DEPTH} levels"
+            )
+
+
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+
+
+def _not_text(error: yaml.reader.ReaderError, data: bytes | str, where: str) -> RecipeError:
+    """Bytes that are no text, or a character that YAML does not allow."""
+    text = data if isinstance(data, str) else data.decode("latin-1")  # a character a byte
+    problem = f"the byte 0x{error.character:02x} is not {error.encoding}: {error.reason}"
+    if error.encoding == "unicode":  # then the position counts characters
+        text = data if isinstance(data, str) else data.decode(errors="replace")
+        problem = f"the character U+{error.character:04X} is not allowed in YAML"
+    line = text.count("\n", 0, error.position) + 1
+    return RecipeError(f"{where}:{line}: {problem}", hint="save the file as UTF-8 text")
+
+
 def _plain(node: yaml.Node | None, location: _Location, lines: _Lines, where: str) -> Any:
     if node is None:
         return None
     line = node.start_mark.line + 1
     lines.setdefault(location, line)
+    kind = _kind(node, f"{where}:{line}")
     if isinstance(node, yaml.ScalarNode):
-        return _scalar(node, f"{where}:{line}")
+        return _scalar(node, kind, f"{where}:{line}")
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*location, i), lines, where) for i, item in enumerate(node.value)]
     values: dict[str, Any] = {}
@@ -319,7 +409,8 @@ def _plain(node: yaml.Node | None, location: _Location, lines: _Lines, where: st
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
             raise RecipeError(f"{where}:{line}: a key must be plain text")
-        key = key_node.value
+        _kind(key_node, f"{where}:{line}")
+        key = _text(key_node.value, f"{where}:{line}")
         if key in values:
             raise RecipeError(f"{where}:{line}: the key {key!r} is given twice")
         place = (*location, key)
@@ -328,17 +419,52 @@ def _plain(node: yaml.Node | None, location: _Location, lines: _Lines, where: st
     return values
 
 
-def _scalar(node: yaml.ScalarNode, where: str) -> str | int | float | bool | None:
-    """A scalar by YAML's own rules; dates stay text, tags that make objects are refused."""
-    kind = node.tag.removeprefix("tag:yaml.org,2002:")
-    if kind in ("str", "timestamp"):
-        return str(node.value)
-    if kind not in ("int", "float", "bool", "null"):
-        raise RecipeError(f"{where}: the YAML tag {node.tag} is not allowed in a recipe")
-    try:
-        value: str | int | float | bool | None = yaml.SafeLoader("").construct_object(node)
-    except (ValueError, yaml.YAMLError):  # such as an explicit tag on text: !!int x
-        raise RecipeError(f"{where}: {node.value!r} is not a valid {kind}") from None
+def _kind(node: yaml.Node, where: str) -> str:
+    """What YAML takes a node for. Tags that make objects are refused."""
+    kind: str = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind not in _KINDS:
+        raise RecipeError(f"{where}: the YAML tag {_shown(node.tag)} is not allowed in a recipe")
+    return kind
+
+
+# Dates stay text, and so do "=" and "<<", which YAML has a meaning for that recipes do not use.
+_TEXT = ("str", "timestamp", "value", "merge")
+_KINDS = (*_TEXT, "int", "float", "bool", "null", "map", "seq")
+# YAML 1.1 takes 1e-3 for text, YAML 1.2 and everyone else for a number.
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def _scalar(node: yaml.ScalarNode, kind: str, where: str) -> str | int | float | bool | None:
+    """A scalar by YAML's own rules."""
+    plain = node.style is None
+    if kind == "str" and plain and _EXPONENT.fullmatch(node.value):
+        value: str | int | float | bool | None = float(node.value)
+    elif kind in _TEXT:
+        return _text(node.value, where)
+    else:
+        try:
+            value = yaml.SafeLoader("").construct_object(node)
+        # Such as an explicit tag on other text: !!int x
+        except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
+            raise RecipeError(f"{where}: {_shown(node.value)} is not a valid {kind}") from None
     if isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{where}: {node.value!r} is not a finite number")
+        raise RecipeError(f"{where}: {_shown(node.value)} is not a finite number")
+    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        raise RecipeError(
+            f"{where}: {_shown(node.value)} is too large a number (quote it if it is text)"
+        )
     return value
+
+
+_LARGEST = 2**63 - 1
+
+
+def _text(text: str, where: str) -> str:
+    """Text that can be written again: an escape can make a surrogate that is half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RecipeError(
+            f"{where}: {_shown(text)} is not Unicode text: a lone surrogate"
+        ) from None
+    return text

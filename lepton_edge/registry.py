@@ -12,7 +12,7 @@ from lepton_edge.errors import BackendError
 from lepton_edge.target import TARGETS
 
 if TYPE_CHECKING:
-    from lepton_edge.backend import Backend
+    from lepton_edge.backend import Backend, Probe
 
 GROUP = "lepton_edge.backends"
 
@@ -63,6 +63,23 @@ def get(name: str) -> Backend:
     raise BackendError(
         f"the backend {name!r} is not installed (installed: {installed})", hint=how_to_install(name)
     )
+
+
+def probe(name: str) -> Probe:
+    """What that backend finds on this machine.
+
+    Raises `BackendError`, whatever went wrong inside it.
+    """
+    backend = get(name)
+    try:
+        return backend.probe()
+    except BackendError:
+        raise
+    except Exception as error:  # a vendor's library can fail in any way
+        raise BackendError(
+            f"the backend {name!r} failed while it looked at this machine: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def how_to_install(name: str) -> str | None:

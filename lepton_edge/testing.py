@@ -30,6 +30,7 @@ from lepton_edge.backend import (
 )
 from lepton_edge.bundle import TOKENIZER, Bundle, describe_files, open_bundle
 from lepton_edge.bundle import manifest as manifests
+from lepton_edge.bundle.hashing import digest_of
 from lepton_edge.errors import BackendError, InferenceError, LeptonError
 from lepton_edge.target import TARGETS, Target
 
@@ -71,7 +72,13 @@ class FakeBackend(Backend):
         (directory / _FILE).write_text(json.dumps({"seed": options.seed}), encoding="utf-8")
         return Compiled("fp32", graph.inputs, graph.outputs, "fake 1.0")
 
-    def load(self, directory: Path, compiled: Compiled, device: str | None = None) -> FakeSession:
+    def load(
+        self,
+        directory: Path,
+        compiled: Compiled,
+        device: str | None = None,
+        cache: Path | None = None,
+    ) -> FakeSession:
         if device not in (None, "CPU", "FAKE"):
             raise BackendError(f"the fake backend has no device {device!r}", hint="use FAKE")
         try:
@@ -166,6 +173,7 @@ def write_fake_bundle(
     backend = FakeBackend()
     graph = Graph(inputs, (output,), onnx=Path("none"))
     compiled = backend.build(graph, target, "fp32", backend.Options(), artifact)
+    digest = digest_of(describe_files(directory))
     (directory / TOKENIZER).parent.mkdir()
     (directory / TOKENIZER).write_text(word_tokenizer(), encoding="utf-8")
     parity = manifests.Parity(1, 0.0, 0.0, 1.0, 1.0, 1.0, "fp32")
@@ -181,7 +189,9 @@ def write_fake_bundle(
         "text": manifests.Text(max_length, on_long_text, max_characters, 0),  # type: ignore[arg-type]
         "source": manifests.Source("torch", "fake", "Fake", "0" * 64),
         "tools": {},
-        "artifacts": (manifests.Artifact("intel-cpu", "fake", "artifacts/fake", compiled, parity),),
+        "artifacts": (
+            manifests.Artifact("intel-cpu", "fake", "artifacts/fake", digest, compiled, parity),
+        ),
         "files": describe_files(directory),
     }
     manifest = manifests.Manifest(**{**fields, **changes})
@@ -327,6 +337,30 @@ def check_damaged(case: Case) -> None:
     _assert_raises(BackendError, lambda: case.backend.load(directory / "none", compiled))
 
 
+def check_cache(case: Case) -> None:
+    """A cache that is cold, warm, damaged or unusable gives the same answers."""
+    directory, compiled = case.build()
+    feeds = case.feeds(2, 9)
+    expected = case.reference(feeds)
+
+    def answer(cache: Path) -> None:
+        with case.backend.load(directory, compiled, cache=cache) as session:
+            _assert_close(session.infer(feeds), expected, case.tolerance)
+
+    cache = case.directory / "cache"
+    answer(cache)
+    answer(cache)
+    for path in [path for path in cache.rglob("*") if path.is_file()]:
+        data = path.read_bytes()
+        path.chmod(0o644)
+        for damaged in (b"", data[: len(data) // 2], bytes(len(data))):
+            path.write_bytes(damaged)
+            answer(cache)
+    blocked = case.directory / "a-file"
+    blocked.write_bytes(b"")
+    answer(blocked / "cache")
+
+
 def check_unknown_device(case: Case) -> None:
     """A device that is not there is a `BackendError` that says which are."""
     directory, compiled = case.build()
@@ -347,6 +381,7 @@ CONFORMANCE: tuple[Callable[[Case], None], ...] = (
     check_threads,
     check_close,
     check_damaged,
+    check_cache,
     check_unknown_device,
 )
 

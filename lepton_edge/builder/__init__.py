@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_edge import __version__, recipes, registry
 from lepton_edge.bundle import TOKENIZER, Bundle, describe_files
 from lepton_edge.bundle import manifest as manifests
+from lepton_edge.bundle.hashing import digest_of
 from lepton_edge.bundle.manifest import Artifact, Manifest, Text
 from lepton_edge.errors import BuildError, RecipeError, SourceError
 from lepton_edge.recipe import Recipe, Source, load_recipe
@@ -128,7 +129,10 @@ def _artifact(
     with backend.load(directory, compiled, target.device) as session:
         measured = parity.measure(made.loaded.original, session, encoder, made.task, texts)
     parity.check(measured, recipe.parity, recipe.precision, target.name)
-    return Artifact(target.name, backend.name, name, compiled, measured)
+    digest = digest_of(
+        {f"{name}/{file}": known for file, known in describe_files(directory).items()}
+    )
+    return Artifact(target.name, backend.name, name, digest, compiled, measured)
 
 
 def _manifest(made: _Plan, artifacts: tuple[Artifact, ...], work: Path) -> Manifest:

@@ -24,6 +24,7 @@ ENCODERS = {
 
 # Positions start after the padding index in these, so two (or more) are not for text.
 _OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}
+_MPNET_PADDING = 1  # whatever its configuration says
 
 _ONNX_WAY = (
     "export it to ONNX with its own tools and build from the file: source: {onnx: model.onnx}"
@@ -77,6 +78,7 @@ def max_positions(config: Any) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
-    if config.model_type in _OFFSET_POSITIONS:
-        return positions - (config.pad_token_id if config.pad_token_id is not None else 1) - 1
-    return positions
+    if config.model_type not in _OFFSET_POSITIONS:
+        return positions
+    padding = config.pad_token_id if config.model_type != "mpnet" else _MPNET_PADDING
+    return positions - (1 if padding is None else padding) - 1

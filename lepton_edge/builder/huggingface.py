@@ -138,8 +138,10 @@ def _load_model(folder: Path, config: Any, task: str, trust_remote_code: bool) -
     import transformers
     from safetensors import SafetensorError
 
-    if getattr(config, "model_type", "") == "modernbert":
+    options: dict[str, Any] = {}
+    if config.model_type == "modernbert":
         config.reference_compile = False  # it would call torch.compile inside the export
+        options["attn_implementation"] = _attention_without_empty_rows()
     auto = getattr(transformers, HEADS[task].auto_class)
     try:
         with _quiet():
@@ -151,6 +153,7 @@ def _load_model(folder: Path, config: Any, task: str, trust_remote_code: bool) -
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                **options,
             )
     # RuntimeError: shapes in the file that are not those in config.json.
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
@@ -168,6 +171,27 @@ def _load_model(folder: Path, config: Any, task: str, trust_remote_code: bool) -
             hint="name the task that it was trained for, or fine-tune it for this one first",
         )
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _attention_without_empty_rows() -> str:
+    """The name, in transformers, of attention whose mask lets every token see something.
+
+    A padded token far from the text has nothing but padding in its window. Softmax over nothing
+    is NaN in a compiled model (torch itself gives zeros), and the next layer that sees all tokens
+    carries it to the text's own. Such a token may see everything instead: nobody reads its answer.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def mask_of(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+        mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
+        return mask if mask is None else mask | ~mask.any(dim=-1, keepdim=True)
+
+    name = "sdpa_without_empty_rows"
+    AttentionInterface.register(name, sdpa_attention_forward)
+    AttentionMaskInterface.register(name, mask_of)
+    return name
 
 
 def _facts(config: Any, sentence: _SentenceFiles) -> Facts:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_edge.bundle import manifest as manifests
-from lepton_edge.bundle.hashing import Verify, check_files, sha256
-from lepton_edge.bundle.manifest import File, Manifest
+from lepton_edge.bundle.hashing import Verify, check_files, digest_of, sha256
+from lepton_edge.bundle.manifest import Artifact, File, Manifest
 from lepton_edge.errors import BundleError, IntegrityError
 
 if TYPE_CHECKING:
@@ -41,6 +41,18 @@ class Bundle:
                 hint="remove them, or build or copy the bundle again",
             )
         check_files(self.path, self.manifest.files, verify, progress)
+        for artifact in self.manifest.artifacts:
+            if artifact.sha256 != digest_of(self.files_of(artifact)):
+                raise IntegrityError(
+                    f"the manifest's SHA-256 of the artifact for {artifact.target} is not that of "
+                    "its files",
+                    hint="build or copy the bundle again",
+                )
+
+    def files_of(self, artifact: Artifact) -> dict[str, File]:
+        """The files of one artifact, by their paths in the bundle."""
+        prefix = f"{artifact.directory}/"
+        return {name: file for name, file in self.manifest.files.items() if name.startswith(prefix)}
 
     @property
     def size(self) -> int:
@@ -71,11 +83,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     return Bundle(path, manifests.decode(data, str(file)))
 
 
-def describe_files(directory: Path) -> dict[str, File]:
-    """Size and hash of every file below a folder, sorted by path."""
+def describe_files(directory: Path, below: str = "") -> dict[str, File]:
+    """Size and hash of every file of a folder, or of its folder ``below``, sorted by path."""
     return {
         name: File((directory / name).stat().st_size, sha256(directory / name))
         for name in sorted(files_below(directory))
+        if not below or name.startswith(f"{below}/")
     }
 
 

@@ -6,7 +6,7 @@ pydantic and building these models costs about 100 ms, a quarter of a one-shot r
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -16,13 +16,15 @@ from lepton_edge.errors import BundleError, SchemaError
 SCHEMA = 1
 FILE_NAME = "manifest.json"
 
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the bundle."""
 
     size: int
     """Bytes."""
-    sha256: str
+    sha256: Sha256
     """Lower-case hexadecimal."""
 
 
@@ -67,6 +69,9 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The backend that opens it."""
     directory: str
     """Where its files are, relative to the bundle."""
+    sha256: Sha256
+    """SHA-256 over the sorted list of its files' digests and names: what a cache of anything
+    derived from it is kept under."""
     compiled: Compiled
     """Precision, inputs, outputs, and the backend's own settings."""
     parity: Parity
@@ -82,7 +87,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The folder's or file's name, the hub id, or the module's class. Never a full path."""
     architecture: str
     """The model's class or type."""
-    sha256: str
+    sha256: Sha256
     """SHA-256 over the source's weights: of the one file, or of the list of their digests."""
     revision: str | None = None
     """The commit of a hub model."""

@@ -3,6 +3,7 @@ function that a Python user calls."""
 
 from __future__ import annotations
 
+import errno
 from importlib import import_module
 from typing import Any
 
@@ -43,6 +44,11 @@ class _Verbs(click.Group):
             return super().invoke(ctx)
         except LeptonError as error:
             fail(ctx, error)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output has gone: click ends without a word
+            where = f"{error.filename}: " if error.filename else ""
+            fail(ctx, LeptonError(f"{where}{error.strerror or error}"))
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lepton_edge import registry
-from lepton_edge.backend import Probe
+from lepton_edge.backend import Device, Probe
 from lepton_edge.cli.output import json_option, note, print_json, print_table
 from lepton_edge.errors import BackendError
 
@@ -36,7 +36,7 @@ def command(as_json: bool) -> None:
         if isinstance(probe, Probe):
             rows += [
                 (entry.name, name, probe.version, device.name, device.description)
-                for device in probe.devices
+                for device in probe.devices or (Device("-", "no device"),)
             ]
         else:
             rows.append((entry.name, name, "-", "-", f"cannot be used: {probe.message}"))
@@ -48,6 +48,6 @@ def command(as_json: bool) -> None:
 def _probe(name: str) -> Probe | BackendError:
     """A backend that fails is a row, not a crash."""
     try:
-        return registry.get(name).probe()
+        return registry.probe(name)
     except BackendError as error:
         return error

@@ -108,7 +108,7 @@ def _run_file(
 ) -> None:
     from lepton_edge.runtime.files import count_lines, run_file
 
-    total = count_lines(source) if source.is_file() else None
+    total = count_lines(source)
     start = time.perf_counter()
     with progress("running", total, "texts", quiet=as_json) as advance:
         rows = run_file(
@@ -125,4 +125,5 @@ def _run_file(
         click.echo(to_json({"path": str(output), "rows": rows, "seconds": round(seconds, 3)}))
     elif not as_json:
         where = f" to {output}" if output else ""
-        note(f"{rows:,} texts{where} in {seconds:.1f} s, {rows / seconds:,.0f} a second")
+        texts = "text" if rows == 1 else "texts"
+        note(f"{rows:,} {texts}{where} in {seconds:.1f} s, {rows / seconds:,.0f} a second")

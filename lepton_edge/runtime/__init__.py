@@ -13,6 +13,7 @@ from lepton_edge.bundle.hashing import Verify, check_files
 from lepton_edge.errors import BackendError, BundleError
 from lepton_edge.runtime.model import Model
 from lepton_edge.runtime.text import TextEncoder
+from lepton_edge.storage import cache_directory
 from lepton_edge.tasks import task_class
 
 if TYPE_CHECKING:
@@ -73,20 +74,17 @@ def _open(
     """Verify the files that will be read, then open the session and the tokenizer side by side:
     compiling takes most of a start and leaves the interpreter free."""
     backend = registry.get(artifact.backend)
-    prefix = f"{artifact.directory}/"
-    needed = {
-        name: file
-        for name, file in bundle.manifest.files.items()
-        if name == TOKENIZER or name.startswith(prefix)
-    }
-    if TOKENIZER not in needed or len(needed) < 2:
+    needed = bundle.files_of(artifact)
+    if not needed or TOKENIZER not in bundle.manifest.files:
         raise BundleError(
             f"{bundle.path} lists no files for {artifact.target}", hint="build it again"
         )
+    needed[TOKENIZER] = bundle.manifest.files[TOKENIZER]
     check_files(bundle.path, needed, verify)
     named = None if device == artifact.target else device
     tokenizer = _Background(lambda: TextEncoder(bundle.path / TOKENIZER, bundle.manifest.text))
-    session = backend.load(bundle.path / artifact.directory, artifact.compiled, named)
+    cache = cache_directory() / "artifacts" / artifact.sha256[:32]
+    session = backend.load(bundle.path / artifact.directory, artifact.compiled, named, cache)
     try:
         return session, tokenizer.result()
     except BaseException:

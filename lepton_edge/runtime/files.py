@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from lepton_edge.errors import InputError
+from lepton_edge.errors import InferenceError, InputError
 from lepton_edge.storage import new_file
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ def run_file(
     """Write every row of ``source`` with its result's fields added; gives the number of rows.
 
     Both are JSON Lines (``.jsonl``) or CSV with a header (``.csv``); a stream is written as JSON
-    Lines. ``column`` names the text. An output file appears whole or not at all. ``progress`` is
-    told the rows done. ``options`` go to the model.
+    Lines. ``column`` names the text. What a row has stays as it is: a result's field of the same
+    name is written as ``result_NAME``. An output file appears whole or not at all. ``progress``
+    is told the rows done. ``options`` go to the model.
 
     Raises `InputError` naming file and line, and what the model raises.
     """
@@ -55,10 +56,12 @@ def run_file(
         else:
             write = _jsonl_writer(output)
         while chunk := list(islice(rows, _CHUNK)):
-            for (_, row), result in zip(
-                chunk, _results(model, source, chunk, column, options), strict=True
-            ):
-                write({**row, **result})
+            results = _results(model, source, chunk, column, options)
+            for (line, row), result in zip(chunk, results, strict=True):
+                try:
+                    write(_merge(row, result))
+                except ValueError as error:
+                    raise InputError(f"{source}:{line}: cannot be written: {error}") from None
             done += len(chunk)
             if progress:
                 progress(len(chunk))
@@ -73,10 +76,12 @@ def read_rows(source: Path, column: str) -> Iterator[tuple[int, Row]]:
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with source.open(encoding="utf-8-sig", newline="") as file:
-            for line, row in _csv_rows(file) if suffix == ".csv" else _jsonl_rows(source, file):
+            rows = _csv_rows if suffix == ".csv" else _jsonl_rows
+            for line, row in rows(source, file):
                 if column not in row:
                     raise InputError(
-                        f"{source}:{line}: there is no {column!r}; it has {', '.join(row)}",
+                        f"{source}:{line}: there is no {column!r}; "
+                        f"it has {', '.join(row) or 'nothing'}",
                         hint="name the one with the text: --column NAME",
                     )
                 yield line, row
@@ -86,14 +91,17 @@ def read_rows(source: Path, column: str) -> Iterator[tuple[int, Row]]:
         raise InputError(
             f"{source} is not UTF-8 text: {error.reason} at byte {error.start}"
         ) from None
-    except csv.Error as error:
-        raise InputError(f"{source} is not valid CSV: {error}") from None
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
 
 
-def count_lines(source: Path) -> int:
-    """Lines of a file: the rows, or a little more, for a progress bar."""
-    with source.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+def count_lines(source: Path) -> int | None:
+    """Lines of a file: the rows, or a little more, for a progress bar. None if unreadable."""
+    try:
+        with source.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    except OSError:
+        return None
 
 
 def _suffix(path: Path) -> str:
@@ -116,11 +124,28 @@ def _jsonl_rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, Row]]:
         yield line, row
 
 
-def _csv_rows(file: Iterable[str]) -> Iterator[tuple[int, Row]]:
+def _csv_rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    """Rows by the header's names, with the number of each row's last line."""
     reader = csv.DictReader(file, strict=True)
-    for row in reader:
-        row.pop(None, None)  # cells beyond the header
-        yield reader.line_num, dict(row)
+    try:
+        _check_header(source, reader.fieldnames or ())
+        for row in reader:
+            # A comma that is not quoted cuts the text short, and the rest lands here.
+            if any(row.pop(None, ())):
+                raise InputError(
+                    f"{source}:{reader.line_num}: has more cells than the header's "
+                    f"{len(reader.fieldnames or ())}",
+                    hint='put a text with commas in quotes: "a, b"',
+                )
+            yield reader.line_num, dict(row)
+    except csv.Error as error:
+        raise InputError(f"{source}:{reader.line_num}: not valid CSV: {error}") from None
+
+
+def _check_header(source: Path, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise InputError(f"{source}:1: two columns have the name {twice[0]!r}")
 
 
 def _results(
@@ -133,14 +158,38 @@ def _results(
             raise InputError(f"{source}:{line}: {column!r} {problem}")
     try:
         results = model([row[column] for _, row in chunk], **options)
-    except InputError as error:
+    except InputError:
+        _name_the_line(model, source, chunk, column)
+        raise
+    except InferenceError as error:
         first, last = chunk[0][0], chunk[-1][0]
-        raise InputError(
+        raise InferenceError(
             f"{source}: of the rows in lines {first} to {last}, {error.message}", hint=error.hint
         ) from error
     return [
         msgspec.to_builtins(result, enc_hook=lambda array: array.tolist()) for result in results
     ]
+
+
+def _name_the_line(model: Model, source: Path, chunk: list[tuple[int, Row]], column: str) -> None:
+    """Raise the first row's error with its line: the model counts texts, a reader lines."""
+    for line, row in chunk:
+        try:
+            model.encoder.encode([row[column]])
+        except InputError as error:
+            problem = error.message.removeprefix("text 1 ")
+            raise InputError(f"{source}:{line}: {column!r} {problem}", hint=error.hint) from None
+
+
+def _merge(row: Row, result: Row) -> Row:
+    """The row with the result's fields. A gold ``label`` must survive a prediction's."""
+    merged = dict(row)
+    for name, value in result.items():
+        free = name
+        while free in row:
+            free = f"result_{free}"
+        merged[free] = value
+    return merged
 
 
 def _jsonl_writer(stream: TextIO) -> Callable[[Row], None]:
@@ -157,8 +206,13 @@ def _csv_writer(stream: TextIO) -> Callable[[Row], None]:
     def write(row: Row) -> None:
         nonlocal writer
         if writer is None:
-            writer = csv.DictWriter(stream, list(row), restval="", extrasaction="ignore")
+            writer = csv.DictWriter(stream, list(row), restval="")
             writer.writeheader()
+        if new := [key for key in row if key not in writer.fieldnames]:
+            raise ValueError(
+                f"the CSV's header, made of the first row, has no {', '.join(new)}; "
+                "an output in .jsonl needs none"
+            )
         writer.writerow(
             {
                 key: json.dumps(value, ensure_ascii=False)
@@ -172,5 +226,13 @@ def _csv_writer(stream: TextIO) -> Callable[[Row], None]:
 
 
 def read_lines(stream: TextIO | io.TextIOBase) -> list[str]:
-    """A text a line."""
-    return [line.rstrip("\r\n") for line in stream]
+    """A text a line. Raises `InputError`."""
+    try:
+        texts = [line.rstrip("\r\n") for line in stream]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is not {error.encoding} text: {error.reason} at byte {error.start}"
+        ) from None
+    if not texts:
+        raise InputError("standard input is empty", hint="give a text a line")
+    return texts

@@ -42,6 +42,7 @@ class Model:
         self.encoder = encoder
         self.task = task
         self._pad = takes_padding(session.inputs)
+        self._closing = False  # takes no more submitted work
         self._closed = False
         self._workers: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -67,15 +68,16 @@ class Model:
             raise InputError(
                 f"a model takes a text or a list of texts, not {type(inputs).__name__}"
             )
+        texts = list(inputs)  # a copy: not every sequence can be sliced
         results: list[Any] = []
-        for start in range(0, len(inputs), _CHUNK):
-            results += self._results(inputs[start : start + _CHUNK], options)
+        for start in range(0, len(texts), _CHUNK):
+            results += self._results(texts[start : start + _CHUNK], options, start)
         return results
 
     def submit(self, inputs: str | Sequence[str], **options: Any) -> Future[Any]:
         """Start a call and return at once; the future's result is what the call would return."""
         with self._lock:
-            self._check_open()
+            self._check_open(closing=self._closing)
             if self._workers is None:
                 from concurrent.futures import ThreadPoolExecutor
 
@@ -90,25 +92,29 @@ class Model:
     def close(self) -> None:
         """Finish what was submitted, then release the session. Closing twice is harmless."""
         with self._lock:
-            workers, self._workers = self._workers, None
-        if workers:
-            workers.shutdown()
+            self._closing = True
+        if self._workers:
+            self._workers.shutdown()
         self._closed = True
         self.session.close()
 
-    def _results(self, texts: Sequence[str], options: dict[str, Any]) -> list[Any]:
-        encodings = self.encoder.encode(texts)
+    def _results(self, texts: Sequence[str], options: dict[str, Any], start: int = 0) -> list[Any]:
+        encodings = self.encoder.encode(texts, start + 1)
         lengths = [len(encoding) for encoding in encodings]
         results: list[Any] = [None] * len(encodings)
         max_length = self.encoder.text.max_length
         for batch in batching.plan(lengths, max_length, pad=self._pad):
-            answers = self._answer(encodings, batch, options)
+            answers = self._answer(encodings, batch, options, start)
             for row, answer in zip(batch.rows, answers, strict=True):
                 results[row] = answer
         return results
 
     def _answer(
-        self, encodings: list[Encoding], batch: batching.Batch, options: dict[str, Any]
+        self,
+        encodings: list[Encoding],
+        batch: batching.Batch,
+        options: dict[str, Any],
+        start: int,
     ) -> list[Any]:
         import numpy as np
 
@@ -117,7 +123,7 @@ class Model:
         if not np.isfinite(output).all():
             faulty = [row for row, answer in enumerate(output) if not np.isfinite(answer).all()]
             raise InferenceError(
-                f"the model's output for text {batch.rows[faulty[0]] + 1} is not a number "
+                f"the model's output for text {start + batch.rows[faulty[0]] + 1} is not a number "
                 f"({len(faulty)} of {len(output)} texts in its batch)",
                 hint="the weights are damaged or overflow at this precision: "
                 "build again with precision: fp32",
@@ -125,8 +131,8 @@ class Model:
         truncated = [bool(encodings[row].overflowing) for row in batch.rows]
         return self.task.results(output, truncated, **options)
 
-    def _check_open(self) -> None:
-        if self._closed:
+    def _check_open(self, closing: bool = False) -> None:
+        if self._closed or closing:
             raise InferenceError("the model is closed", hint="load it again")
 
     def __enter__(self) -> Self:

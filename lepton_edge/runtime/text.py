@@ -40,24 +40,26 @@ class TextEncoder:
         self._tokenizer.enable_truncation(text.max_length)
         self.text = text
 
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+    def encode(self, texts: Sequence[str], first: int = 1) -> list[Encoding]:
         """Tokens of every text, cut to the longest input.
 
         Raises `InputError` for an empty text, one that is not text or not Unicode, or one over a
-        limit of the bundle. Positions in messages count from 1.
+        limit of the bundle. Positions in messages count from ``first``.
         """
-        for position, text in enumerate(texts, 1):
+        for position, text in enumerate(texts, first):
             self._check(text, position)
         try:
-            # Without character offsets, which nothing here reads: it is faster.
-            encodings: list[Encoding] = self._tokenizer.encode_batch_fast(list(texts))
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"a text has a lone surrogate, which is not Unicode text: {error.reason}",
-                hint="decode the bytes again, with errors='replace' if need be",
-            ) from None
+            if len(texts) == 1:  # without the thread pool that a batch starts
+                encodings: list[Encoding] = [self._tokenizer.encode(texts[0])]
+            else:
+                # Without character offsets, which nothing here reads: it is faster.
+                encodings = self._tokenizer.encode_batch_fast(list(texts))
+        except (TypeError, UnicodeEncodeError):  # the library's word for a lone surrogate
+            for position, text in enumerate(texts, first):
+                _check_unicode(text, position)
+            raise
         if self.text.on_long_text == "refuse":
-            for position, encoding in enumerate(encodings, 1):
+            for position, encoding in enumerate(encodings, first):
                 self._check_length(encoding, position)
         return encodings
 
@@ -100,6 +102,17 @@ class TextEncoder:
                 f"this bundle takes up to {self.text.max_length:,}",
                 hint="split the text, or build with text.on_long_text: truncate",
             )
+
+
+def _check_unicode(text: str, position: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text {position} is not Unicode text: it has the lone surrogate "
+            f"{text[error.start]!a} at character {error.start + 1}",
+            hint="decode the bytes again, with errors='replace' if need be",
+        ) from None
 
 
 def check_inputs(specs: Sequence[TensorSpec]) -> None:

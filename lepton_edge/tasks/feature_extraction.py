@@ -34,9 +34,10 @@ class Embedding:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.float32]:
         import numpy as np
 
-        if copy:
-            return np.array(self.vector, dtype=dtype)
-        return np.asarray(self.vector, dtype=dtype)
+        if copy is None:
+            return np.asarray(self.vector, dtype=dtype)
+        # numpy refuses copy=False where the dtype needs one.
+        return np.array(self.vector, dtype=dtype, copy=copy)
 
     def __len__(self) -> int:
         return len(self.vector)
@@ -64,7 +65,12 @@ def similarity(a: ArrayLike | Sequence[Embedding], b: ArrayLike | Sequence[Embed
 def _unit_rows(rows: Any) -> NDArray[np.float32]:
     import numpy as np
 
-    matrix = np.asarray(rows, dtype=np.float32)
+    try:
+        matrix = np.asarray(rows, dtype=np.float32)
+    except (TypeError, ValueError) as error:  # rows of several lengths, or not of numbers
+        raise InputError(
+            f"similarity takes two lists of embeddings of one dimension: {error}"
+        ) from None
     if matrix.ndim != 2:
         raise InputError(f"similarity takes two lists of embeddings; got shape {matrix.shape}")
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
@@ -77,7 +83,7 @@ class FeatureExtractionOptions:
     """``task_options`` of a recipe for feature-extraction."""
 
     pooling: Pooling | None = None
-    """How token vectors become one: the model's own way where absent, else ``mean``."""
+    """How token vectors become one: the model's own way where absent, else `mean`."""
     normalize: bool | None = None
     """Scale to length 1; the model's own way where absent, else true."""
 
@@ -89,7 +95,9 @@ class FeatureExtractionConfig:
     """The manifest's block: what the compiled graph does before it gives the embedding."""
 
     pooling: Pooling
+    """How token vectors became one."""
     normalize: bool
+    """Whether embeddings are scaled to length 1."""
 
 
 class FeatureExtraction(Task[Embedding]):

@@ -55,7 +55,7 @@ class TextClassificationOptions:
     labels: tuple[str, ...] | None = None
     """The labels' names in the order of the model's outputs; the model's own where absent."""
     multi_label: bool | None = None
-    """Each label is its own yes or no (sigmoid); the model's ``problem_type`` where absent."""
+    """Each label is its own yes or no (sigmoid); the model's `problem_type` where absent."""
     threshold: float = 0.5
     """With multi-label: the probability from which a label is given."""
 
@@ -67,8 +67,11 @@ class TextClassificationConfig:
     """The manifest's block."""
 
     labels: tuple[str, ...]
+    """The labels' names in the order of the outputs."""
     multi_label: bool
+    """Whether each label is its own yes or no."""
     threshold: float
+    """With multi-label: the probability from which a label is given."""
 
 
 class TextClassification(Task[Classification]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
 
 from lepton_edge.backend import Backend, Compiled, Device, Graph, Precision, Probe, Setting
 from lepton_edge.errors import BackendError
@@ -46,20 +47,21 @@ class OpenVINOBackend(Backend):
         return ir_from_graph(graph, precision, options, directory)
 
     def load(
-        self, directory: Path, compiled: Compiled, device: str | None = None
+        self,
+        directory: Path,
+        compiled: Compiled,
+        device: str | None = None,
+        cache: Path | None = None,
     ) -> OpenVINOSession:
         from lepton_edge_openvino.session import OpenVINOSession
 
         library = openvino()
         core = library.Core()
         device = device or "CPU"
-        if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
-            raise BackendError(
-                f"OpenVINO has no device {device!r} here",
-                hint=f"available: {', '.join(core.available_devices)}",
-            )
+        _check_device(core, device)
         try:
             properties = session_properties(core, device, compiled.settings)
+            properties |= cache_properties(core, device, library.__version__, cache)
             model = core.compile_model(str(directory / "model.xml"), device, properties)
         except RuntimeError as error:
             raise BackendError(
@@ -82,6 +84,45 @@ def session_properties(
         able = compute.upper() in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
         properties["INFERENCE_PRECISION_HINT"] = _OPENVINO_NAMES[compute if able else "fp32"]
     return properties
+
+
+def cache_properties(
+    core: Any, device: str, version: str, cache: Path | None
+) -> dict[str, Setting]:
+    """OpenVINO's own model cache, in a folder of this library's version and this processor.
+
+    It keeps the compiled graph without the weights, which stay in the artifact, and compiles
+    again by itself where its file is damaged.
+    """
+    if cache is None:
+        return {}
+    abilities = ",".join(sorted(core.get_property(device, "OPTIMIZATION_CAPABILITIES")))
+    processor = f"{core.get_property(device, 'FULL_DEVICE_NAME')} {abilities} {_processor_flags()}"
+    folder = cache / f"openvino-{version}-{crc32(processor.encode()):08x}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}  # opening takes longer then, and works
+    return {"CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SIZE"}
+
+
+def _check_device(core: Any, device: str) -> None:
+    # Asking which devices there are loads every device's library; the CPU is always there.
+    if device == "CPU":
+        return
+    available = core.available_devices
+    if device.partition(".")[0] not in {name.partition(".")[0] for name in available}:
+        raise BackendError(
+            f"OpenVINO has no device {device!r} here", hint=f"available: {', '.join(available)}"
+        )
+
+
+def _processor_flags() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return ""
 
 
 _OPENVINO_NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

@@ -1,0 +1,214 @@
+"""Write the reference pages from the code: `make docs`. A test holds them to it.
+
+Each field's description is the string under it in its class.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+from pydantic import BaseModel
+
+from lepton_edge import recipe, registry
+from lepton_edge.backend import Compiled, TensorSpec
+from lepton_edge.bundle import manifest
+from lepton_edge.cli import main as cli
+from lepton_edge.tasks import TASKS, task_class
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by its file name."""
+    return {"recipes.md": _recipes(), "bundles.md": _bundles(), "cli.md": _cli()}
+
+
+def _recipes() -> str:
+    parts = [
+        NOTE,
+        "# Recipes\n",
+        "A recipe is a YAML file, data only: what to build, from what, and how good it must be.",
+        "An unknown key, a wrong value, a key given twice or an alias is refused with file and",
+        "line. `lepton-edge recipes` lists the built-in ones and `lepton-edge recipes NAME` prints",
+        "one to start from; `lepton-edge recipes --schema` prints the JSON schema for editors.\n",
+        "```yaml",
+        (DOCS.parent / "recipes" / "demo-intents.yaml").read_text(encoding="utf-8").rstrip(),
+        "```\n",
+        _table(recipe.Recipe, "## The recipe\n"),
+        _table(recipe.Source, "## `source`\n"),
+        _table(recipe.Text, "## `text`\n"),
+        _table(recipe.Parity, "## `parity`\n"),
+        "## `task_options`\n",
+    ]
+    for name in TASKS:
+        parts.append(_table(task_class(name).Options, f"### {name}\n"))
+    parts.append("## `backends`\n")
+    for entry in registry.entries():
+        parts.append(_table(registry.get(entry.name).Options, f"### {entry.name}\n"))
+    return "\n".join(parts)
+
+
+def _bundles() -> str:
+    return "\n".join(
+        [
+            NOTE,
+            "# Bundles\n",
+            "A bundle is a folder, or one `.lepton` file of it:\n",
+            "```",
+            "demo-intents-1.0.0/",
+            "  manifest.json             what follows here",
+            "  artifacts/intel-cpu/      what the backend compiled: model.xml, model.bin",
+            "  tokenizer/tokenizer.json  the tokenizer",
+            "```\n",
+            "A build writes it under a temporary name and renames it when it is whole. Before a",
+            "parser sees a file, its size and SHA-256 are compared with the manifest; while a",
+            "file's size, times and inode stay the same, the result is remembered in",
+            '`~/.cache/lepton-edge/verified`; `verify="always"` (`--verify always`) insists.\n',
+            "`lepton-edge pack` writes a `.lepton` file: a zip, uncompressed, manifest first, the",
+            "same bytes each time. `unpack` takes only files that the manifest lists, hashes them",
+            "on the way, and refuses an archive with anything else in it: a path outside, a link,",
+            "a name given twice, a compressed entry, a file not listed.\n",
+            f"## `manifest.json`, schema {manifest.SCHEMA}\n",
+            "A reader refuses a schema newer than its own, an unknown key and a wrong type. Two",
+            "builds of the same inputs with the same versions on the same kind of machine differ",
+            "in `created` only, and not there if `SOURCE_DATE_EPOCH` is set.\n",
+            _table(manifest.Manifest, ""),
+            _table(manifest.Text, "### `text`\n"),
+            _table(manifest.Source, "### `source`\n"),
+            _table(manifest.Artifact, "### `artifacts[]`\n"),
+            _table(Compiled, "### `artifacts[].compiled`\n"),
+            _table(TensorSpec, "### `artifacts[].compiled.inputs[]`, `outputs[]`\n"),
+            _table(manifest.Parity, "### `artifacts[].parity`\n"),
+            _table(manifest.File, "### `files{}`\n"),
+            "### `task_config`\n",
+            *(_table(task_class(name).Config, f"#### {name}\n") for name in TASKS),
+        ]
+    )
+
+
+def _cli() -> str:
+    parts = [
+        NOTE,
+        "# The command line\n",
+        "Results go to standard output; progress, notes and errors to standard error. `--json`",
+        "prints JSON, errors too. Exit codes: 0, 1 for an error, 2 for wrong usage.\n",
+        "For completion of verbs and options in a shell, add one line to its start-up file:\n",
+        "```",
+        'eval "$(_LEPTON_EDGE_COMPLETE=bash_source lepton-edge)"    # ~/.bashrc',
+        'eval "$(_LEPTON_EDGE_COMPLETE=zsh_source lepton-edge)"     # ~/.zshrc',
+        "_LEPTON_EDGE_COMPLETE=fish_source lepton-edge | source     # config.fish",
+        "```\n",
+    ]
+    context = click.Context(cli, info_name="lepton-edge", terminal_width=100)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, parent=context, info_name=name, terminal_width=100)
+        parts += [f"## {name}\n", "```", command.get_help(inner), "```\n"]
+    return "\n".join(parts)
+
+
+def _table(model: type, title: str) -> str:
+    docs = _field_docs(model)
+    lines = [
+        *([title] if title else []),
+        "| key | type | default | meaning |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| `{name}` | {_type(kind)} | {default} | {docs.get(name, '')} |"
+            for name, kind, default in _fields(model)
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _fields(model: type) -> Iterator[tuple[str, Any, str]]:
+    """Name, annotation and default of each field."""
+    if issubclass(model, BaseModel):
+        for name, field in model.model_fields.items():
+            annotation = model.__annotations__[name]
+            yield name, annotation, "required" if field.is_required() else _default(field.default)
+    elif issubclass(model, msgspec.Struct):
+        for info in msgspec.structs.fields(model):
+            given = info.default is not msgspec.NODEFAULT
+            annotation = model.__annotations__[info.name]
+            yield info.name, annotation, _default(info.default) if given else "required"
+    else:
+        for plain in dataclasses.fields(model):
+            given = plain.default is not dataclasses.MISSING
+            yield plain.name, plain.type, _default(plain.default) if given else "required"
+
+
+def _default(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, BaseModel):
+        return "see below"
+    if value in ((), {}):
+        return "empty"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _type(annotation: Any) -> str:
+    text = annotation if isinstance(annotation, str) else str(annotation)
+    if text.startswith("Annotated["):
+        text = text.removeprefix("Annotated[").split(", Field(")[0]
+    if text == "Precision":
+        text = "Literal" + str(list(get_args(recipe.Precision)))
+    text = text.replace(" | None", "").replace('"', "").replace("'", "")
+    if text.startswith("Literal["):
+        return " or ".join(f"`{word}`" for word in text[8:].rstrip("]").split(", "))
+    names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
+    plain = {
+        "tuple[str, ...]": "list of text",
+        "dict[str, Any]": "mapping",
+        "dict[str, dict[str, Any]]": "mapping of mappings",
+        "dict[str, str]": "mapping of text",
+        "dict[str, Setting]": "mapping",
+        "dict[str, File]": "mapping of files",
+        "tuple[Artifact, ...]": "list of artifacts",
+        "tuple[TensorSpec, ...]": "list of tensors",
+        "tuple[int | str, ...]": "list of integers or text",
+        "Sha256": "64 hexadecimal digits",
+        "Pooling": "`mean` or `cls`",
+    }
+    return plain.get(text, names.get(text, text)).replace("|", "\\|")
+
+
+def _field_docs(model: type) -> dict[str, str]:
+    """The string under each field in the class's source."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(model)))
+    (definition,) = tree.body
+    assert isinstance(definition, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for field, below in zip(definition.body, definition.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            docs[field.target.id] = " ".join(str(below.value.value).split())
+    return docs
+
+
+def main() -> int:
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
+        print(f"docs/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

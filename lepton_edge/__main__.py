@@ -1,0 +1,5 @@
+"""``python -m lepton_edge`` is the command ``lepton-edge``."""
+
+from lepton_edge.cli import main
+
+main(prog_name="lepton-edge")
