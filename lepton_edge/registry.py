@@ -36,8 +36,9 @@ def entries() -> tuple[Entry, ...]:
         owner = point.dist
         entry = Entry(
             name=point.name,
-            distribution=owner.name if owner else "unknown",
-            version=owner.version if owner else "",
+            # Both are None where the distribution's own metadata is gone.
+            distribution=(owner.name if owner else "") or "unknown",
+            version=(owner.version if owner else "") or "",
             entry_point=point,
         )
         first = found.setdefault(entry.name, entry)
@@ -95,12 +96,16 @@ def _open(entry: Entry) -> Backend:
         raise BackendError(
             f"the backend {entry.name!r} ({entry.distribution} {entry.version}) "
             f"cannot be imported: {type(error).__name__}: {error}",
-            hint="lepton-edge doctor shows what it needs",
+            hint=f"pip install --force-reinstall {entry.distribution}",
         ) from error
     return backend
 
 
 @cache
 def _load(point: EntryPoint) -> Backend:
-    backend: Backend = point.load()()
+    from lepton_edge.backend import Backend
+
+    backend = point.load()()
+    if not isinstance(backend, Backend):
+        raise TypeError(f"{point.value} makes a {type(backend).__name__}, not a Backend")
     return backend

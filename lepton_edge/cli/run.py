@@ -52,7 +52,8 @@ def command(
 ) -> None:
     """Answer texts with a bundle.
 
-    Texts are arguments, lines of standard input (-), or a column of a file (--input).
+    Texts are arguments, lines of standard input (-), or a column of a file (--input). A row of a
+    file keeps its fields: a result's field of the same name becomes result_NAME.
     """
     if (source is None) == (not texts):
         raise click.UsageError("give a text, - for standard input, or --input FILE")

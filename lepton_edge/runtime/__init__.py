@@ -14,6 +14,7 @@ from lepton_edge.errors import BackendError, BundleError
 from lepton_edge.runtime.model import Model
 from lepton_edge.runtime.text import TextEncoder
 from lepton_edge.storage import cache_directory
+from lepton_edge.target import TARGETS
 from lepton_edge.tasks import task_class
 
 if TYPE_CHECKING:
@@ -49,9 +50,13 @@ def load(
         except BackendError as error:
             reasons.append(f"{artifact.target} ({artifact.backend}): {error}")
             continue
-        model = Model(bundle.manifest, session, encoder, task)
-        if task.warm_up if warm_up is None else warm_up:
-            model.warm_up()
+        try:
+            model = Model(bundle.manifest, session, encoder, task)
+            if task.warm_up if warm_up is None else warm_up:
+                model.warm_up()
+        except BaseException:
+            session.close()
+            raise
         return model
     raise BackendError(
         f"{path} cannot be opened on this machine:\n  " + "\n  ".join(reasons),
@@ -65,6 +70,12 @@ def _candidates(bundle: Bundle, device: str | None) -> list[Artifact]:
     if not artifacts:
         raise BundleError(f"{bundle.path} has no artifact", hint="build the bundle again")
     named = [artifact for artifact in artifacts if artifact.target == device]
+    if device in TARGETS and not named:
+        raise BackendError(
+            f"{bundle.path} was not built for {device}; "
+            f"it has {', '.join(artifact.target for artifact in artifacts)}",
+            hint=f"lepton-edge build … --target {device}",
+        )
     return named or list(artifacts)
 
 

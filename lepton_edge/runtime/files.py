@@ -65,8 +65,8 @@ def run_file(
             done += len(chunk)
             if progress:
                 progress(len(chunk))
-    if not done:
-        raise InputError(f"{source} has no rows")
+        if not done:
+            raise InputError(f"{source} has no rows")
     return done
 
 
@@ -139,7 +139,8 @@ def _csv_rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, Row]]:
                 )
             yield reader.line_num, dict(row)
     except csv.Error as error:
-        raise InputError(f"{source}:{reader.line_num}: not valid CSV: {error}") from None
+        line = reader.line_num + 1  # counted where a row ends, and this one did not
+        raise InputError(f"{source}:{line}: not valid CSV: {error}") from None
 
 
 def _check_header(source: Path, names: Sequence[str]) -> None:
@@ -216,7 +217,7 @@ def _csv_writer(stream: TextIO) -> Callable[[Row], None]:
         writer.writerow(
             {
                 key: json.dumps(value, ensure_ascii=False)
-                if isinstance(value, (list, dict, bool))
+                if isinstance(value, (list, tuple, dict, bool))
                 else value
                 for key, value in row.items()
             }

@@ -43,8 +43,8 @@ class TextEncoder:
     def encode(self, texts: Sequence[str], first: int = 1) -> list[Encoding]:
         """Tokens of every text, cut to the longest input.
 
-        Raises `InputError` for an empty text, one that is not text or not Unicode, or one over a
-        limit of the bundle. Positions in messages count from ``first``.
+        Raises `InputError` for an empty text, one that is not text or not Unicode, one without a
+        token, or one over a limit of the bundle. Positions in messages count from ``first``.
         """
         for position, text in enumerate(texts, first):
             self._check(text, position)
@@ -58,8 +58,13 @@ class TextEncoder:
             for position, text in enumerate(texts, first):
                 _check_unicode(text, position)
             raise
-        if self.text.on_long_text == "refuse":
-            for position, encoding in enumerate(encodings, first):
+        for position, encoding in enumerate(encodings, first):
+            if not len(encoding):
+                raise InputError(
+                    f"text {position} has no token: nothing in it is in the tokenizer's vocabulary",
+                    hint="leave such texts out",
+                )
+            if self.text.on_long_text == "refuse":
                 self._check_length(encoding, position)
         return encodings
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lepton_edge.errors import InputError, SourceError
+from lepton_edge.errors import InferenceError, InputError, SourceError
 from lepton_edge.tasks.base import Facts, Task, refuse_options
 
 if TYPE_CHECKING:
@@ -112,6 +112,12 @@ class TextClassification(Task[Classification]):
         refuse_options(self.name, options)
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise InputError(f"top_k is {top_k!r}: it is a number from 1, or None for all labels")
+        if output.shape[1] != len(self.config.labels):
+            raise InferenceError(
+                f"the model gives {output.shape[1]} scores; the manifest names "
+                f"{len(self.config.labels)} labels",
+                hint="build or copy the bundle again",
+            )
         scores = self.probabilities(output)
         # Stable and descending, so that of equal scores the earlier label comes first.
         order = (-scores).argsort(axis=1, kind="stable")
