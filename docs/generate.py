@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -163,7 +164,7 @@ def _default(value: object) -> str:
 def _type(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else str(annotation)
     if text.startswith("Annotated["):
-        text = text.removeprefix("Annotated[").split(", Field(")[0]
+        text = re.split(r", (?:Field|msgspec\.Meta)\(", text.removeprefix("Annotated["))[0]
     if text == "Precision":
         text = "Literal" + str(list(get_args(recipe.Precision)))
     text = text.replace(" | None", "").replace('"', "").replace("'", "")
@@ -181,6 +182,9 @@ def _type(annotation: Any) -> str:
         "tuple[TensorSpec, ...]": "list of tensors",
         "tuple[int | str, ...]": "list of integers or text",
         "Sha256": "64 hexadecimal digits",
+        "_NotEmpty": "text",
+        "_Error": "number above 0",
+        "_Share": "number from 0 to 1",
         "Pooling": "`mean` or `cls`",
     }
     return plain.get(text, names.get(text, text)).replace("|", "\\|")

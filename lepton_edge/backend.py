@@ -168,9 +168,11 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Tensors) -> None:
     if len(feeds) != len(specs) or any(spec.name not in feeds for spec in specs):
         expected, got = [spec.name for spec in specs], sorted(feeds)
         raise InferenceError(f"the model takes the inputs {expected}, and was given {got}")
+    import numpy as np
+
     for spec in specs:
         array = feeds[spec.name]
-        if array.dtype.name != spec.dtype or not _fits(array.shape, spec.shape):
+        if array.dtype != np.dtype(spec.dtype) or not _fits(array.shape, spec.shape):
             raise InferenceError(
                 f"input {spec.name} takes {spec.dtype} of shape {list(spec.shape)}, "
                 f"and was given {array.dtype.name} of shape {list(array.shape)}"

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -40,6 +41,18 @@ _Fault = tuple[int, str]
 _Options = TypeVar("_Options")
 _NotEmpty = Annotated[str, Field(min_length=1)]
 _HINT = "docs/recipes.md lists every key; lepton-edge recipes, examples"
+
+
+# YAML takes 1e-3 for text: it wants a point, and a sign in the exponent. Nobody else does.
+_EXPONENT = re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+")
+
+
+def _number(value: object) -> object:
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+_Error = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+_Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -94,16 +107,16 @@ class Parity(_Section):
 
     sample: tuple[str, ...] = ()
     """Texts to compare on; built-in sentences where it is empty."""
-    max_error: Annotated[float, Field(gt=0)] | None = None
+    max_error: _Error | None = None
     """Largest absolute difference of an output element."""
-    mean_error: Annotated[float, Field(gt=0)] | None = None
+    mean_error: _Error | None = None
     """Mean absolute difference of the output elements."""
-    min_cosine: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_cosine: _Share | None = None
     """Smallest cosine of a text's outputs. Where absent: 0.9999 for fp32; otherwise 0.99 for
     embeddings and none for labels (two logits near zero turn far on a small error)."""
-    mean_cosine: Annotated[float, Field(ge=0, le=1)] | None = None
+    mean_cosine: _Share | None = None
     """Mean cosine of the texts' outputs; where absent 0.9999 for fp32, 0.99 otherwise."""
-    equal_labels: Annotated[float, Field(ge=0, le=1)] | None = None
+    equal_labels: _Share | None = None
     """Smallest share of texts with equal labels; where absent 1.0 for fp32, 0.95 otherwise."""
 
 
@@ -137,7 +150,7 @@ class Recipe(_Section):
     backends: dict[str, dict[str, Any]] = {}
     """Each backend's own block, by its name."""
 
-    @field_validator("source", mode="before")
+    @field_validator("source", mode="before", json_schema_input_type=Source | str | None)
     @classmethod
     def _bare_path(cls, value: object) -> object:
         return {"path": value} if isinstance(value, str) else value
@@ -156,22 +169,33 @@ class Recipe(_Section):
             raise ValueError("these belong to a task: name it with task")
         return value
 
+    def changed(self, **changes: Any) -> Recipe:
+        """This recipe with other values, validated again. Raises `RecipeError`."""
+        try:
+            return Recipe.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise self._error(error, (), Recipe) from None
+
     def options_of_task(self, task: str) -> Any:
         """The task's block as the task's ``Options``. Raises `RecipeError`."""
-        return self._options(task_class(task).Options, self.task_options, ("task_options",))
+        options = task_class(task).Options
+        try:
+            return _validated(options, self.task_options)
+        except ValidationError as error:
+            raise self._error(error, ("task_options",), options) from None
 
     def options_of_backend(self, backend: str) -> Any:
         """A backend's block as its ``Options``. Raises `RecipeError` and `BackendError`."""
-        block = self.backends.get(backend, {})
-        return self._options(registry.get(backend).Options, block, ("backends", backend))
-
-    def _options(self, options: type, block: dict[str, Any], key: _Location) -> Any:
+        options = registry.get(backend).Options
         try:
-            return _validated(options, block)
+            return _validated(options, self.backends.get(backend, {}))
         except ValidationError as error:
-            faults = _faults(error, key, options, {(): 0})
-            texts = "; ".join(text for _, text in faults)
-            raise RecipeError(f"the recipe {self.name}: {texts}", hint=_HINT) from None
+            raise self._error(error, ("backends", backend), options) from None
+
+    def _error(self, error: ValidationError, above: _Location, model: type) -> RecipeError:
+        """For a recipe that Python made: there are no lines to name."""
+        faults = "; ".join(text for _, text in _faults(error, above, model, {(): 0}))
+        return RecipeError(f"the recipe {self.name}: {faults}", hint=_HINT)
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -271,6 +295,7 @@ def _faults(error: ValidationError, above: _Location, model: type, lines: _Lines
             lines[location[:n]] for n in range(len(location), -1, -1) if location[:n] in lines
         )
         key = ".".join(str(part) for part in location)
+        key = key if key.isprintable() else repr(key)
         faults.append((line, _explain(fault, key, model)))
     return faults
 
@@ -288,6 +313,8 @@ def _explain(fault: Any, key: str, model: type) -> str:
     advice = ""
     if kind == "string_type" and isinstance(value, (int, float)):
         advice = " (quote it)"
+    elif kind == "float_type" and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        advice = " (YAML takes this for text: write it as in 1.0e-3)"
     elif kind == "string_pattern_mismatch":
         about = _description(model, fault["loc"])
         advice = f" ({about})" if about else ""
@@ -430,23 +457,17 @@ def _kind(node: yaml.Node, where: str) -> str:
 # Dates stay text, and so do "=" and "<<", which YAML has a meaning for that recipes do not use.
 _TEXT = ("str", "timestamp", "value", "merge")
 _KINDS = (*_TEXT, "int", "float", "bool", "null", "map", "seq")
-# YAML 1.1 takes 1e-3 for text, YAML 1.2 and everyone else for a number.
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def _scalar(node: yaml.ScalarNode, kind: str, where: str) -> str | int | float | bool | None:
     """A scalar by YAML's own rules."""
-    plain = node.style is None
-    if kind == "str" and plain and _EXPONENT.fullmatch(node.value):
-        value: str | int | float | bool | None = float(node.value)
-    elif kind in _TEXT:
+    if kind in _TEXT:
         return _text(node.value, where)
-    else:
-        try:
-            value = yaml.SafeLoader("").construct_object(node)
-        # Such as an explicit tag on other text: !!int x
-        except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
-            raise RecipeError(f"{where}: {_shown(node.value)} is not a valid {kind}") from None
+    try:
+        value: str | int | float | bool | None = yaml.SafeLoader("").construct_object(node)
+    # Such as an explicit tag on other text: !!int x
+    except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
+        raise RecipeError(f"{where}: {_shown(node.value)} is not a valid {kind}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{where}: {_shown(node.value)} is not a finite number")
     if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
@@ -460,11 +481,11 @@ _LARGEST = 2**63 - 1
 
 
 def _text(text: str, where: str) -> str:
-    """Text that can be written again: an escape can make a surrogate that is half a character."""
+    """Text as Unicode has it. JSON writes some characters as two escapes, and YAML leaves two
+    surrogates of them: they are joined here. One without the other is no character."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
         raise RecipeError(
             f"{where}: {_shown(text)} is not Unicode text: a lone surrogate"
         ) from None
-    return text

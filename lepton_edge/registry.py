@@ -33,12 +33,10 @@ def entries() -> tuple[Entry, ...]:
     """
     found: dict[str, Entry] = {}
     for point in entry_points(group=GROUP):
-        owner = point.dist
         entry = Entry(
             name=point.name,
-            # Both are None where the distribution's own metadata is gone.
-            distribution=(owner.name if owner else "") or "unknown",
-            version=(owner.version if owner else "") or "",
+            distribution=_metadata(point, "Name") or "unknown",
+            version=_metadata(point, "Version"),
             entry_point=point,
         )
         first = found.setdefault(entry.name, entry)
@@ -87,6 +85,12 @@ def how_to_install(name: str) -> str | None:
     """The command that installs a backend this project publishes; None for another's."""
     known = {target.backend for target in TARGETS.values()}
     return f"pip install 'lepton-edge[{name}]'" if name in known else None
+
+
+def _metadata(point: EntryPoint, field: str) -> str:
+    """A field of the distribution's metadata; empty where that is gone, as after a crash of pip."""
+    metadata = point.dist.metadata if point.dist else None
+    return metadata[field] if metadata is not None and field in metadata else ""
 
 
 def _open(entry: Entry) -> Backend:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,17 +45,20 @@ def new_directory(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``final`` that takes its name when the block ends well.
 
     Whatever ends the block early removes the folder. Raises `StorageError` where ``final``
-    exists (unless ``replace``), or the disk is full or not writable, inside the block too.
+    exists (unless ``replace``, and it is a folder), or the disk is full or not writable, inside
+    the block too.
     """
     with storage_errors(final):
         refuse_existing(final, replace)
+        if os.path.lexists(final) and (final.is_symlink() or not final.is_dir()):
+            raise StorageError(f"{final} is not a folder", hint="choose another output")
         final.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{_TEMPORARY}{final.name}-"))
         try:
             yield work
             work.chmod(0o755)  # mkdtemp's folders are private; bundles are meant to be shared
             _sync(work)
-            _take_name(work, final)
+            _take_name(work, final, replace)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -69,6 +72,8 @@ def new_file(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     with storage_errors(final):
         refuse_existing(final, replace)
+        if final.is_dir():
+            raise StorageError(f"{final} is a folder", hint="name a file for the output")
         final.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=final.parent, prefix=f"{_TEMPORARY}{final.name}-")
         os.close(handle)
@@ -78,6 +83,7 @@ def new_file(final: Path, *, replace: bool = False) -> Iterator[Path]:
             work.chmod(0o644)
             with work.open("rb") as file:
                 os.fsync(file.fileno())
+            refuse_existing(final, replace)  # again: another process may have been faster
             os.replace(work, final)
         except BaseException:
             work.unlink(missing_ok=True)
@@ -86,7 +92,7 @@ def new_file(final: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn `OSError` about space and permission into `StorageError`."""
+    """Turn `OSError` about space, permission and names into `StorageError`."""
     try:
         yield
     except OSError as error:
@@ -95,12 +101,30 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: {path} could not be written ({free_space(path)})",
                 hint="free some space or choose another output folder; nothing was left behind",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise StorageError(
+                f"{error.filename or path} is in the way, or was written by another process",
+                hint="choose another output folder, or remove it",
+            ) from error
+        if error.errno in _NOT_WRITABLE:
             raise StorageError(
                 f"{error.filename or path} cannot be written: {error.strerror}",
                 hint="choose another output folder, or change its permissions",
             ) from error
         raise
+
+
+_NOT_WRITABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EBUSY,
+    errno.EFBIG,  # a file of 4 GiB or more on a FAT stick
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
 
 
 def free_space(path: Path) -> str:
@@ -112,26 +136,36 @@ def free_space(path: Path) -> str:
 
 def refuse_existing(final: Path, replace: bool) -> None:
     """Raise `StorageError` where ``final`` exists and must not be replaced."""
-    if final.exists() and not replace:
+    if os.path.lexists(final) and not replace:
         raise StorageError(
             f"{final} already exists", hint="--force replaces it; or choose another output"
         )
 
 
-def _take_name(work: Path, final: Path) -> None:
+def _take_name(work: Path, final: Path, replace: bool) -> None:
     """Rename ``work`` to ``final``. A folder cannot be replaced in one step, so the old one
     steps aside first and goes back if the new one does not arrive."""
-    if not final.exists():
+    if not replace:
+        refuse_existing(final, replace)  # again: another process may have been faster
         os.rename(work, final)
         return
     aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{_TEMPORARY}old-"))
-    os.replace(final, aside)
+    moved = arrived = False
     try:
+        with suppress(FileNotFoundError):
+            os.replace(final, aside)
+            moved = True
         os.rename(work, final)
+        arrived = True
     except BaseException:
-        os.rename(aside, final)
+        if moved:
+            with suppress(OSError):  # another process's folder took the name
+                os.rename(aside, final)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        # What stepped aside is kept only where nothing else has the name: not ours, not another's.
+        if arrived or not moved or final.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(directory: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-WORDS = "the a is was my your card new where order late good bad film bank how do i change".split()
+_TEXT = "the a is was my your card new where order late good bad film bank how do i change"
+WORDS = _TEXT.split()
 LABELS = ("negative", "neutral", "positive")
 
 # A configuration for each family: what is small, in the family's own words.
@@ -39,7 +40,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
     "electra": _COMMON | {"embedding_size": 16},
-    "modernbert": _COMMON | {"global_attn_every_n_layers": 2, "local_attention": 8},
+    # A layer that sees everything, two that see four tokens to each side, and one more that sees
+    # everything: what goes wrong at a padded token reaches the others through the last.
+    "modernbert": _COMMON
+    | {"num_hidden_layers": 4, "global_attn_every_n_layers": 3, "local_attention": 8},
     "mpnet": _COMMON,
     "roberta": _COMMON,
     "xlm-roberta": _COMMON,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge import __version__, recipes, registry
-from lepton_edge.bundle import TOKENIZER, Bundle, describe_files
+from lepton_edge.bundle import TOKENIZER, Bundle, describe_files, open_bundle
 from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.hashing import digest_of
 from lepton_edge.bundle.manifest import Artifact, Manifest, Text
@@ -60,11 +60,14 @@ def build(
     Raises `RecipeError`, `SourceError`, `BackendError`, `BuildError` (`ParityError` where the
     compiled model does not answer like the original) and `StorageError`.
     """
-    say = progress or (lambda step: None)
+    say = (lambda step: None) if progress is None else progress
     _check_extra()
     targets = parse_targets(target)
     backends = {wanted.name: registry.get(wanted.backend) for wanted in targets}
     recipe = _recipe_from(source, recipe, task, precision, revision)
+    for backend in backends.values():
+        recipe.options_of_backend(backend.name)  # refused now rather than after the slow work
+    created = _now()
     final = Path(output) / f"{recipe.name}-{recipe.version}"
     refuse_existing(final, force)
 
@@ -80,9 +83,9 @@ def build(
             _artifact(made, graph, wanted, backends[wanted.name], work, say) for wanted in targets
         )
         say("writing the manifest")
-        manifest = _manifest(made, artifacts, work)
+        manifest = _manifest(made, artifacts, work, created)
         (work / manifests.FILE_NAME).write_bytes(manifests.encode(manifest))
-    return Bundle(final, manifest)
+    return open_bundle(final)
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def _artifact(
     made: _Plan, graph: Graph, target: Target, backend: Backend, work: Path, say: Progress
 ) -> Artifact:
     """Compile for one target, open what was written as a device would, and compare."""
+    from msgspec.structs import replace
+
     from lepton_edge.builder import parity
     from lepton_edge.builder.sentences import SENTENCES
     from lepton_edge.runtime.text import TextEncoder
@@ -124,8 +129,10 @@ def _artifact(
     options = recipe.options_of_backend(backend.name)
     compiled = backend.build(graph, target, recipe.precision, options, directory)
     say(f"comparing {target.name} with the original")
-    encoder = TextEncoder(work / TOKENIZER, made.text)
     texts = recipe.parity.sample or SENTENCES
+    # The sample is not for the bundle's limits to refuse: what is too long is cut.
+    limits = replace(made.text, on_long_text="truncate", max_characters=max(map(len, texts)))
+    encoder = TextEncoder(work / TOKENIZER, limits)
     with backend.load(directory, compiled, target.device) as session:
         measured = parity.measure(made.loaded.original, session, encoder, made.task, texts)
     parity.check(measured, recipe.parity, recipe.precision, target.name)
@@ -135,7 +142,7 @@ def _artifact(
     return Artifact(target.name, backend.name, name, digest, compiled, measured)
 
 
-def _manifest(made: _Plan, artifacts: tuple[Artifact, ...], work: Path) -> Manifest:
+def _manifest(made: _Plan, artifacts: tuple[Artifact, ...], work: Path, created: str) -> Manifest:
     import msgspec
 
     recipe, loaded = made.recipe, made.loaded
@@ -145,7 +152,7 @@ def _manifest(made: _Plan, artifacts: tuple[Artifact, ...], work: Path) -> Manif
         version=recipe.version,
         description=recipe.description,
         license=recipe.license or loaded.license,
-        created=_now(),
+        created=created,
         task=made.task.name,
         task_config=msgspec.to_builtins(made.task.config),
         text=made.text,
@@ -164,20 +171,44 @@ def _recipe_from(
     revision: str | None,
 ) -> Recipe:
     """The recipe that ``source`` is, or one made for the model that it names."""
-    if isinstance(source, Recipe):
-        found = source
-    elif isinstance(source, (str, os.PathLike)):
-        found = _named(os.fspath(source), revision)
-    elif recipe is None:
-        raise RecipeError(
-            "a torch module needs a recipe", hint="build(TorchSource(…), recipe=Recipe(name=…))"
-        )
+    if isinstance(source, (Recipe, str, os.PathLike)):
+        if recipe is not None:
+            raise RecipeError(
+                "a recipe beside the source is for a TorchSource alone",
+                hint="build(recipe), with the model as its source: Recipe(name=…, source=…)",
+            )
+        found = source if isinstance(source, Recipe) else _named(os.fspath(source), revision)
     else:
+        from lepton_edge.builder.torch_model import TorchSource
+
+        if not isinstance(source, TorchSource):
+            raise SourceError(
+                f"a {type(source).__name__} is no source",
+                hint="give a recipe, a model folder, an ONNX file or a hub id; or for a torch "
+                "module TorchSource(module, tokenizer, task) with recipe=Recipe(name=…)",
+            )
+        if recipe is None:
+            raise RecipeError(
+                "a torch module needs a recipe", hint="build(TorchSource(…), recipe=Recipe(name=…))"
+            )
         found = recipe
-    changes = {"task": task, "precision": precision}
-    values = found.model_dump() | {key: value for key, value in changes.items() if value}
-    # Validated again: model_copy would take a task or precision that does not exist.
-    return Recipe.model_validate(values)
+    changes: dict[str, Any] = {"task": task, "precision": precision}
+    if revision:
+        changes["source"] = _at(found, revision)
+    return found.changed(**{key: value for key, value in changes.items() if value})
+
+
+def _at(recipe: Recipe, revision: str) -> dict[str, Any]:
+    """The recipe's source at another revision."""
+    source = recipe.source
+    if source is None or not source.hub:
+        raise RecipeError(
+            f"the revision {revision!r} goes with a hub model; the source of {recipe.name} is none",
+            hint="leave it out",
+        )
+    from lepton_edge.builder import hub
+
+    return source.model_dump() | {"revision": hub.pin(source.hub, revision)}
 
 
 def _named(name: str, revision: str | None) -> Recipe:
@@ -193,9 +224,8 @@ def _named(name: str, revision: str | None) -> Recipe:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
         from lepton_edge.builder import hub
 
-        pinned = revision or hub.pin(name)
         slug = _slug(name.rpartition("/")[2])
-        return Recipe(name=slug, source=Source(hub=name, revision=pinned))
+        return Recipe(name=slug, source=Source(hub=name, revision=hub.pin(name, revision)))
     raise SourceError(
         f"{name!r} is no recipe, model folder, ONNX file or hub id",
         hint=f"lepton-edge recipes lists the built-in recipes: {', '.join(recipes.names())}",
@@ -249,6 +279,7 @@ def _now() -> str:
             time = datetime.fromtimestamp(int(stamp), timezone.utc)
         except (ValueError, OverflowError, OSError):
             raise BuildError(
-                f"SOURCE_DATE_EPOCH is {stamp!r}: it is a number of seconds since 1970"
+                f"SOURCE_DATE_EPOCH is {stamp!r}: it is a number of seconds since 1970",
+                hint="unset it, or: export SOURCE_DATE_EPOCH=$(date +%s)",
             ) from None
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")

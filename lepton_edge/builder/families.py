@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lepton_edge.errors import SourceError, UnsupportedModelError
@@ -47,15 +49,23 @@ HEADS = {
 }
 
 
-def check_family(config: Any) -> None:
-    """Raise `UnsupportedModelError` unless the family is one that exports."""
-    if config.model_type not in ENCODERS:
-        name = (config.architectures or [config.model_type])[0]
+def check_family(file: Path, values: dict[str, Any]) -> None:
+    """Raise `UnsupportedModelError` unless config.json names a family that exports."""
+    model_type = values.get("model_type")
+    if model_type in ENCODERS:
+        return
+    if model_type is None:
+        # transformers would guess it from the folder's name.
         raise UnsupportedModelError(
-            f"the architecture {name} (model_type {config.model_type!r}) cannot be exported; "
-            f"supported: {', '.join(ENCODERS.values())}",
-            hint=_ONNX_WAY,
+            f"{file} does not say its model_type; supported: {', '.join(ENCODERS)}",
+            hint='add it, such as "model_type": "bert"',
         )
+    name = (values.get("architectures") or [model_type])[0]
+    raise UnsupportedModelError(
+        f"the architecture {name} (model_type {model_type!r}) cannot be exported; "
+        f"supported: {', '.join(ENCODERS.values())}",
+        hint=_ONNX_WAY,
+    )
 
 
 def task_of(config: Any, is_sentence_transformer: bool) -> str:
@@ -73,12 +83,13 @@ def task_of(config: Any, is_sentence_transformer: bool) -> str:
     )
 
 
-def max_positions(config: Any) -> int | None:
-    """How many tokens the model has positions for; None where it says nothing."""
-    positions = getattr(config, "max_position_embeddings", None)
+def max_positions(values: Mapping[str, Any]) -> int | None:
+    """How many tokens the model has positions for, by its config.json; None where that says
+    nothing."""
+    family, positions = values.get("model_type"), values.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:
         return None
-    if config.model_type not in _OFFSET_POSITIONS:
+    if family not in _OFFSET_POSITIONS:
         return positions
-    padding = config.pad_token_id if config.model_type != "mpnet" else _MPNET_PADDING
-    return positions - (1 if padding is None else padding) - 1
+    padding = values.get("pad_token_id") if family != "mpnet" else _MPNET_PADDING
+    return positions - (1 if padding is None else int(padding)) - 1

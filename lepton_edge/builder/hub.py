@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from lepton_edge.errors import DownloadError
@@ -12,43 +13,61 @@ _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "README.md", "*/conf
 _TIMEOUT = 10.0
 
 
-def pin(hub_id: str) -> str:
-    """The commit that the hub's main branch is at now. Raises `DownloadError`."""
+def pin(hub_id: str, revision: str | None = None) -> str:
+    """The commit that a branch or tag is at now; the main branch where none is named.
+
+    Raises `DownloadError`.
+    """
+    if revision and re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
     _no_telemetry()
     from huggingface_hub import HfApi
 
     try:
-        revision = HfApi().model_info(hub_id, timeout=_TIMEOUT).sha
+        commit = HfApi().model_info(hub_id, revision=revision, timeout=_TIMEOUT).sha
     except Exception as error:
-        raise _unreachable(hub_id, None, error) from error
-    if revision is None:
+        raise _unreachable(hub_id, revision, error) from error
+    if commit is None:
         raise DownloadError(f"the hub gives no commit for {hub_id}", hint="name it: --revision")
-    return revision
+    return commit
 
 
 def download(hub_id: str, revision: str, *, with_code: bool = False) -> Path:
-    """The folder of a hub model at a commit, from the local hub cache or else the network.
+    """The folder of a hub model at a commit: fetched, or from the local hub cache where the hub
+    cannot be reached.
 
     ``with_code`` fetches the model's Python files too, for a build that trusts them. Raises
-    `DownloadError` at once where the hub cannot be reached.
+    `DownloadError` at once where there is neither.
     """
     _no_telemetry()
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = [*_PATTERNS, *(["*.py"] if with_code else [])]
     try:
-        try:
-            found = snapshot_download(
-                hub_id, revision=revision, allow_patterns=patterns, local_files_only=True
-            )
-        except LocalEntryNotFoundError:
-            # One short request first: the download itself would retry for a long time.
-            HfApi().model_info(hub_id, revision=revision, timeout=_TIMEOUT)
-            found = snapshot_download(hub_id, revision=revision, allow_patterns=patterns)
+        # One short request first: the download itself would retry for a long time.
+        HfApi().model_info(hub_id, revision=revision, timeout=_TIMEOUT)
     except Exception as error:  # the library and its HTTP client raise many kinds
+        return _cached(hub_id, revision, error)
+    try:
+        # Files that are in the cache already are not fetched again.
+        found = snapshot_download(hub_id, revision=revision, allow_patterns=patterns)
+    except Exception as error:
         raise _unreachable(hub_id, revision, error) from error
     return Path(found)
+
+
+def _cached(hub_id: str, revision: str, error: Exception) -> Path:
+    """What an earlier build fetched, if it fetched all."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except Exception:
+        raise _unreachable(hub_id, revision, error) from error
+    # An interrupted download leaves a folder too: the weights are what it was fetching last.
+    if not (found / "config.json").is_file() or not any(found.glob("model*.safetensors")):
+        raise _unreachable(hub_id, revision, error) from error
+    return found
 
 
 def _unreachable(hub_id: str, revision: str | None, error: Exception) -> DownloadError:

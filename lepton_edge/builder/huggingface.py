@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
 from lepton_edge.builder.families import HEADS, check_family, max_positions, task_of
+from lepton_edge.builder.folder import SentenceFiles, license_of, read_json
+from lepton_edge.builder.quiet import quiet
 from lepton_edge.builder.source import LoadedSource, hash_weights
-from lepton_edge.builder.tokenizers import check_vocabulary, tokenizer_from_folder
+from lepton_edge.builder.tokenizers import check_vocabulary, lowered, tokenizer_from_folder
 from lepton_edge.builder.torch_model import TorchOriginal
 from lepton_edge.bundle.manifest import Source
 from lepton_edge.errors import SourceError
@@ -36,15 +34,17 @@ def load_folder(
     that cannot be exported.
     """
     config = _read_config(folder, trust_remote_code)
-    check_family(config)
-    sentence = _SentenceFiles(folder)
+    sentence = SentenceFiles(folder)
     task = recipe.task or task_of(config, sentence.present)
     pinned = recipe.source.sha256 if recipe.source else None
     digest = hash_weights(_weights(folder), pinned)
     tokenizer = tokenizer_from_folder(folder, trust_remote_code)
+    if sentence.lower_case:
+        tokenizer = lowered(tokenizer)
     check_vocabulary(tokenizer, getattr(config, "vocab_size", None))
     model = _load_model(folder, config, task, trust_remote_code)
-    limits = (tokenizer.max_length, sentence.max_length, max_positions(config))
+    inputs = inputs_of(model, config)
+    limits = (tokenizer.max_length, sentence.max_length, max_positions(config.to_dict()))
     name = hub_id or folder.resolve().name
     return LoadedSource(
         source=Source(
@@ -54,34 +54,32 @@ def load_folder(
             sha256=digest,
             revision=recipe.source.revision if recipe.source else None,
         ),
-        original=TorchOriginal(_Call(model, config), inputs_of(config)),
+        original=TorchOriginal(_Call(model, inputs), inputs, type(model).__name__),
         task=task,
-        facts=_facts(config, sentence),
+        facts=_facts(config, sentence, recipe),
         tokenizer=tokenizer.json,
         pad_id=tokenizer.pad_id,
         max_length=min((n for n in limits if n), default=_DEFAULT_LENGTH),
-        license=_license(folder),
+        license=license_of(folder),
     )
 
 
-def inputs_of(config: Any) -> tuple[str, ...]:
-    """The inputs of a family; token types only where the model tells them apart."""
-    # DistilBERT and MPNet have no token types at all, whatever their configuration says.
-    types = getattr(config, "type_vocab_size", 0) > 1 and config.model_type not in (
-        "distilbert",
-        "modernbert",
-        "mpnet",
-    )
-    return (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS) if types else (INPUT_IDS, ATTENTION_MASK)
+def inputs_of(model: torch.nn.Module, config: Any) -> tuple[str, ...]:
+    """The inputs of a model; token types only where it takes them and tells them apart."""
+    # Some families have no token types at all, whatever their configuration says.
+    takes_types = TOKEN_TYPE_IDS in inspect.signature(model.forward).parameters
+    if takes_types and getattr(config, "type_vocab_size", 0) > 1:
+        return (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
+    return (INPUT_IDS, ATTENTION_MASK)
 
 
 class _Call(torch.nn.Module):
     """A transformers model called by position, giving logits or the last hidden state."""
 
-    def __init__(self, model: torch.nn.Module, config: Any) -> None:
+    def __init__(self, model: torch.nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
-        self.names = inputs_of(config)
+        self.names = names
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         output = self.model(**dict(zip(self.names, tensors, strict=True)))
@@ -99,44 +97,56 @@ def _read_config(folder: Path, trust_remote_code: bool) -> Any:
             f"{folder} is not a model folder: it has no config.json",
             hint="save it with model.save_pretrained(folder)",
         )
-    values = _read_json(file)
-    if "auto_map" in values and not trust_remote_code:
+    values = read_json(file, dict)
+    if not values.get("auto_map"):
+        check_family(file, values)
+    # Code of its own makes a model no family of the list: the export and the gate judge it.
+    elif not trust_remote_code:
         raise SourceError(
-            f"the model in {folder} runs code of its own: {', '.join(values['auto_map'].values())}",
+            f"the model in {folder} runs code of its own: {values['auto_map']}",
             hint="read that code first; then build with --trust-remote-code "
             "(in Python, trust_remote_code=True)",
         )
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        model_type = values.get("model_type")
+        with quiet():
+            return AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # each family checks its values in its own way
         raise SourceError(
-            f"transformers cannot read {file} (model_type {model_type!r}): "
-            f"{str(error).splitlines()[0]}",
+            f"transformers cannot read {file} (model_type {values.get('model_type')!r}): "
+            f"{_first_line(error)}",
             hint="export the model to ONNX and build from the file: source: {onnx: model.onnx}",
         ) from error
 
 
 def _weights(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        pickled = next(folder.glob("pytorch_model*.bin"), None)
-        found = f"only {pickled.name}, a pickle, which can run code" if pickled else "none"
+    """The files that transformers reads: one, or those that an index lists."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        names = sorted(set(read_json(index, dict).get("weight_map", {}).values()))
+        gone = [name for name in names if not (folder / name).is_file()]
+        if names and not gone:
+            return [folder / name for name in names]
         raise SourceError(
-            f"{folder} has no weights in model.safetensors ({found})",
-            hint="save them again: model.save_pretrained(folder, safe_serialization=True)",
+            f"{index} lists weights that are not there: {', '.join(gone) or 'none listed'}",
+            hint="fetch the model again",
         )
-    return files
+    pickled = next(folder.glob("pytorch_model*.bin"), None)
+    found = f"only {pickled.name}, a pickle, which can run code" if pickled else "none"
+    raise SourceError(
+        f"{folder} has no weights in model.safetensors ({found})",
+        hint="save them again: model.save_pretrained(folder, safe_serialization=True)",
+    )
 
 
 def _load_model(folder: Path, config: Any, task: str, trust_remote_code: bool) -> torch.nn.Module:
     """In fp32, whole. Missing weights are an error: transformers would make them up."""
     import transformers
-    from safetensors import SafetensorError
 
     options: dict[str, Any] = {}
     if config.model_type == "modernbert":
@@ -144,7 +154,7 @@ def _load_model(folder: Path, config: Any, task: str, trust_remote_code: bool) -
         options["attn_implementation"] = _attention_without_empty_rows()
     auto = getattr(transformers, HEADS[task].auto_class)
     try:
-        with _quiet():
+        with quiet():
             model, report = auto.from_pretrained(
                 str(folder),
                 config=config,
@@ -155,15 +165,18 @@ def _load_model(folder: Path, config: Any, task: str, trust_remote_code: bool) -
                 output_loading_info=True,
                 **options,
             )
-    # RuntimeError: shapes in the file that are not those in config.json.
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+    # SafetensorError for a damaged file, RuntimeError for shapes that are not config.json's, and
+    # whatever the code that comes with a trusted model raises.
+    except Exception as error:
         raise SourceError(
-            f"the weights in {folder} cannot be read: {_first_line(error)}",
-            hint="the file is cut short or damaged, or belongs to another config.json: "
+            f"the model in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}",
+            hint="its weights are cut short or damaged, or belong to another config.json: "
             "fetch it again",
         ) from error
-    # A pooler is not used by any task here, and many checkpoints have none.
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    missing = sorted(report["missing_keys"])
+    if task == "feature-extraction":
+        # Embeddings are pooled from the token vectors, and many checkpoints have no pooler.
+        missing = [key for key in missing if "pooler" not in key]
     if missing:
         raise SourceError(
             f"{folder} has no weights for {', '.join(missing[:4])}"
@@ -194,110 +207,14 @@ def _attention_without_empty_rows() -> str:
     return name
 
 
-def _facts(config: Any, sentence: _SentenceFiles) -> Facts:
+def _facts(config: Any, sentence: SentenceFiles, recipe: Recipe) -> Facts:
     labels = [config.id2label[i] for i in sorted(config.id2label)] if config.id2label else None
     return Facts(
         labels=tuple(labels) if labels else None,
         multi_label=config.problem_type == "multi_label_classification",
-        pooling=sentence.pooling,
+        pooling=None if recipe.task_options.get("pooling") else sentence.pooling(),
         normalize=sentence.normalize,
     )
-
-
-class _SentenceFiles:
-    """What a sentence-transformers folder says beside the model.
-
-    Format: modules.json lists Transformer, Pooling and Normalize, each with a folder; Pooling's
-    config.json has one flag for each way. Raises `SourceError` for a module that is not one of
-    these: leaving it out would give other embeddings without a word.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.present = (folder / "modules.json").is_file()
-        self.pooling: Literal["mean", "cls"] | None = None
-        self.normalize: bool | None = None
-        self.max_length: int | None = None
-        if not self.present:
-            return
-        self.normalize = False
-        for module in _read_json(folder / "modules.json"):
-            kind = str(module.get("type", "")).rpartition(".")[2]
-            if kind == "Pooling":
-                self.pooling = self._pooling(folder / module["path"] / "config.json")
-            elif kind == "Normalize":
-                self.normalize = True
-            elif kind != "Transformer":
-                raise SourceError(
-                    f"{folder} has a sentence-transformers module {kind}, which is not supported",
-                    hint="supported: Transformer, Pooling, Normalize; or export to ONNX and build "
-                    "from the file",
-                )
-        settings = folder / "sentence_bert_config.json"
-        if settings.is_file():
-            self.max_length = _read_json(settings).get("max_seq_length")
-
-    @staticmethod
-    def _pooling(file: Path) -> Literal["mean", "cls"]:
-        flags = _read_json(file)
-        names: dict[str, Literal["mean", "cls"]] = {"mean_tokens": "mean", "cls_token": "cls"}
-        on = [
-            key.removeprefix("pooling_mode_")
-            for key, value in flags.items()
-            if key.startswith("pooling_mode_") and value is True
-        ]
-        if len(on) != 1 or on[0] not in names:
-            raise SourceError(
-                f"{file} asks for the pooling {' and '.join(on) or 'none'}, "
-                f"supported: one of {', '.join(names)}",
-                hint="choose one in the recipe: task_options: {pooling: mean}",
-            )
-        return names[on[0]]
-
-
-def _license(folder: Path) -> str | None:
-    """What the model card's front matter says."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    text = card.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith("---\n"):
-        return None
-    try:
-        front = yaml.safe_load(text[4:].split("\n---", 1)[0])
-    except yaml.YAMLError:
-        return None
-    found = front.get("license") if isinstance(front, dict) else None
-    return str(found) if found else None
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError(f"{file} is missing", hint="fetch the model again") from None
-    except (OSError, ValueError) as error:
-        raise SourceError(
-            f"{file} cannot be read: {error}", hint="fetch the model again"
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' load report and progress bar off the terminal: what matters of them is
-    checked and raised here."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from lepton_edge.backend import Graph, TensorSpec
+from lepton_edge.builder.families import max_positions
+from lepton_edge.builder.folder import SentenceFiles, license_of, read_json
 from lepton_edge.builder.source import LoadedSource, hash_weights
-from lepton_edge.builder.tokenizers import check_vocabulary, tokenizer_from_folder
+from lepton_edge.builder.tokenizers import check_vocabulary, lowered, tokenizer_from_folder
 from lepton_edge.bundle.manifest import Source
 from lepton_edge.errors import SourceError
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 _DEFAULT_LENGTH = 512
 _MIN_OPSET = 13  # from here on ReduceSum and Unsqueeze take their axes as an input
+_AGAIN = "it is cut short or damaged: export or fetch it again"
 
 
 def load_onnx(file: Path, folder: Path, recipe: Recipe) -> LoadedSource:
@@ -45,11 +48,14 @@ def load_onnx(file: Path, folder: Path, recipe: Recipe) -> LoadedSource:
     pinned = recipe.source.sha256 if recipe.source else None
     weights = [file, *external_data(file)]
     digest = hash_weights(weights, pinned)
-    tokenizer = tokenizer_from_folder(folder)
     config = _config(folder)
+    labels = _labels(config)
+    tokenizer = tokenizer_from_folder(folder)
+    sentence = SentenceFiles(folder)
+    if sentence.lower_case:
+        tokenizer = lowered(tokenizer)
     check_vocabulary(tokenizer, config.get("vocab_size"))
-    limits = (tokenizer.max_length, config.get("max_position_embeddings"))
-    labels = config.get("id2label")
+    limits = (tokenizer.max_length, sentence.max_length, max_positions(config))
     return LoadedSource(
         source=Source(
             kind="onnx",
@@ -60,13 +66,15 @@ def load_onnx(file: Path, folder: Path, recipe: Recipe) -> LoadedSource:
         original=OnnxOriginal(file),
         task=recipe.task,
         facts=Facts(
-            labels=tuple(labels[key] for key in sorted(labels, key=int)) if labels else None,
+            labels=labels,
             multi_label=config.get("problem_type") == "multi_label_classification",
+            pooling=None if recipe.task_options.get("pooling") else sentence.pooling(),
+            normalize=sentence.normalize,
         ),
         tokenizer=tokenizer.json,
         pad_id=tokenizer.pad_id,
         max_length=min((n for n in limits if n), default=_DEFAULT_LENGTH),
-        license=None,
+        license=license_of(folder),
     )
 
 
@@ -76,8 +84,7 @@ def external_data(file: Path) -> list[Path]:
         model = onnx.load(str(file), load_external_data=False)
     except Exception as error:  # protobuf's errors have no common class
         raise SourceError(
-            f"{file} is not an ONNX file that can be read: {error}",
-            hint="it is cut short or damaged: export or fetch it again",
+            f"{file} is not an ONNX file that can be read: {error}", hint=_AGAIN
         ) from error
     names = {
         entry.value
@@ -88,9 +95,15 @@ def external_data(file: Path) -> list[Path]:
     found = [file.parent / name for name in sorted(names)]
     for path in found:
         if path.resolve().parent != file.resolve().parent:
-            raise SourceError(f"{file} keeps its weights outside its folder: {path}")
+            raise SourceError(
+                f"{file} keeps its weights outside its folder: {path}",
+                hint="save it again with its weights beside it",
+            )
         if not path.is_file():
-            raise SourceError(f"{path}, which holds weights of {file.name}, is missing")
+            raise SourceError(
+                f"{path}, which holds weights of {file.name}, is missing",
+                hint="copy it to the same folder",
+            )
     return found
 
 
@@ -102,45 +115,80 @@ class OnnxOriginal:
         self._session: onnxruntime.InferenceSession | None = None
 
     def graph(self, task: str, config: Any, work: Path) -> Graph:
-        """The file as it is, or with pooling appended where it gives token vectors."""
-        model = onnx.load(str(self._file))
-        inputs = [_input_spec(value) for value in model.graph.input]
+        """The file with one output, and with pooling appended where that is token vectors."""
+        model = self._model()
+        made = {tensor.name for tensor in model.graph.initializer}  # old files list them as inputs
+        inputs = tuple(_input_spec(v) for v in model.graph.input if v.name not in made)
+        output = self._output(model, task_class(task).output)
+        # What the file says of its output can be missing or wrong: look at one.
+        sample = self._opened(self._file).run([output], _example(inputs, 2, 9))[0]
+        if sample.dtype.kind != "f":
+            raise SourceError(f"{self._file.name} gives {output} as {sample.dtype}, not numbers")
         pooling = getattr(config, "pooling", None)
-        output = model.graph.output[0]
-        if pooling:
-            _append_pooling(model, pooling, config.normalize)
-            output = model.graph.output[0]
-        elif len(_shape(output)) != 2:
+        wanted = (2, 3) if pooling else (2,)
+        if sample.ndim not in wanted or len(sample) != 2:
             raise SourceError(
-                f"{self._file.name} gives {output.name} of shape {_shape(output)}; "
-                f"{task} reads logits [batch, labels]"
+                f"{self._file.name} gives {output} of shape {list(sample.shape)} for 2 texts of 9 "
+                f"tokens; {task} reads one of shape [batch, size]"
             )
-        del model.graph.output[1:]
+        size = sample.shape[-1]
         labels = getattr(config, "labels", None)
-        size = _shape(output)[-1]
-        if labels is not None and isinstance(size, int) and size != len(labels):
+        if labels is not None and size != len(labels):
             raise SourceError(f"the model has {size} outputs for {len(labels)} labels")
+        _finish(model, output, sample, pooling, getattr(config, "normalize", False))
         path = work / "model.onnx"
         onnx.save(model, str(path), save_as_external_data=model.ByteSize() > 2**30)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = self._opened(path)
+        self.run(_example(inputs, 1, 5))
         spec = TensorSpec(task_class(task).output, "float32", ("batch", size))
-        return Graph(inputs=tuple(inputs), outputs=(spec,), onnx=path)
+        return Graph(inputs=inputs, outputs=(spec,), onnx=path)
 
     def run(self, feeds: Tensors) -> NDArray[np.float32]:
         assert self._session is not None, "graph() comes first"
-        (output, *_) = self._session.run(None, dict(feeds))
-        result: NDArray[np.float32] = np.asarray(output, dtype=np.float32)
+        try:
+            (output,) = self._session.run(None, dict(feeds))
+        except Exception as error:  # ONNX Runtime's errors have no common class
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+            raise SourceError(
+                f"ONNX Runtime cannot run {self._file.name} on {shapes}: {_last_line(error)}",
+                hint="export it again with dynamic batch and length",
+            ) from error
+        result: NDArray[np.float32] = output
         return result
+
+    def _model(self) -> onnx.ModelProto:
+        try:
+            return onnx.load(str(self._file))
+        except Exception as error:  # protobuf's errors have no common class
+            raise SourceError(
+                f"the weights of {self._file} cannot be read: {_last_line(error)}", hint=_AGAIN
+            ) from error
+
+    def _opened(self, path: Path) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # fatal: an error is raised, and needs no second line
+        try:
+            return onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise SourceError(
+                f"ONNX Runtime cannot open {self._file}: {_last_line(error)}", hint=_AGAIN
+            ) from error
+
+    def _output(self, model: onnx.ModelProto, wanted: str) -> str:
+        """The output of the task's own name, else the first."""
+        names = [value.name for value in model.graph.output]
+        if not names:
+            raise SourceError(f"{self._file} has no output", hint=_AGAIN)
+        return wanted if wanted in names else names[0]
 
 
 def _input_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     if value.name not in _INPUTS:
         raise SourceError(
-            f"the ONNX model takes an input {value.name!r}; text gives {', '.join(_INPUTS)}"
+            f"the ONNX model takes an input {value.name!r}; text gives {', '.join(_INPUTS)}",
+            hint="export it again with those inputs only",
         )
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
     shape = _shape(value)
@@ -159,35 +207,42 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
     ]
 
 
-def _append_pooling(model: onnx.ModelProto, pooling: str, normalize: bool) -> None:
-    """Make the first output an embedding: the same arithmetic as `torch_model.pool`."""
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+def _example(inputs: Sequence[TensorSpec], rows: int, length: int) -> dict[str, NDArray[Any]]:
+    return {spec.name: np.ones((rows, length), spec.dtype) for spec in inputs}
+
+
+def _finish(
+    model: onnx.ModelProto, output: str, sample: NDArray[Any], pooling: str | None, normalize: bool
+) -> None:
+    """Leave one output, float32 [batch, size]: pooled and normalized as `TaskOutput` does it."""
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < _MIN_OPSET:
         raise SourceError(
-            f"the ONNX model uses opset {opset}; pooling is added from opset {_MIN_OPSET}",
+            f"the ONNX model uses opset {opset}; lepton-edge takes {_MIN_OPSET} and later",
             hint="export it again with a newer opset",
         )
-    output = model.graph.output[0]
-    shape, name = _shape(output), output.name
-    if len(shape) == 3:
-        name = _pooled(model, name, pooling)
-    elif len(shape) != 2:
-        raise SourceError(f"the ONNX model gives {name} of shape {shape}: no embedding")
+    if sample.dtype != np.float32:
+        output = _add(model, "Cast", [output], to=TensorProto.FLOAT)
+    if sample.ndim == 3:
+        output = _pooled(model, output, str(pooling))
     if normalize:
-        name = _add(model, "LpNormalization", [name], axis=-1, p=2)
-    result = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", shape[-1]])
+        output = _add(model, "LpNormalization", [output], axis=-1, p=2)
+    value = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", sample.shape[-1]])
     del model.graph.output[:]
-    model.graph.output.append(result)
+    model.graph.output.append(value)
 
 
 def _pooled(model: onnx.ModelProto, hidden: str, pooling: str) -> str:
+    """The same arithmetic as `torch_model.pool`."""
     if pooling == "cls":
         return _add(model, "Gather", [hidden, _constant(model, np.int64(0))], axis=1)
-    if ATTENTION_MASK not in {value.name for value in model.graph.input}:
-        raise SourceError(f"pooling {pooling!r} needs the input {ATTENTION_MASK}")
     axis = _constant(model, np.array([1], np.int64))
     last = _constant(model, np.array([-1], np.int64))
-    mask = _add(model, "Unsqueeze", [ATTENTION_MASK, last])
+    if ATTENTION_MASK in {value.name for value in model.graph.input}:
+        mask = ATTENTION_MASK
+    else:  # never given padding, so every token counts
+        mask = _add(model, "Equal", [INPUT_IDS, INPUT_IDS])
+    mask = _add(model, "Unsqueeze", [mask, last])
     mask = _add(model, "Cast", [mask], to=TensorProto.FLOAT)
     total = _add(model, "ReduceSum", [_add(model, "Mul", [hidden, mask]), axis], keepdims=0)
     count = _add(model, "ReduceSum", [mask, axis], keepdims=0)
@@ -209,10 +264,20 @@ def _constant(model: onnx.ModelProto, value: Any) -> str:
 
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
-    if not file.is_file():
-        return {}
+    values: dict[str, Any] = read_json(file, dict) if file.is_file() else {}
+    return values
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    labels = config.get("id2label")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SourceError(f"{file} is not valid JSON: {error}") from error
-    return values if isinstance(values, dict) else {}
+        return tuple(str(labels[key]) for key in sorted(labels, key=int)) if labels else None
+    except (TypeError, ValueError):
+        raise SourceError(
+            f"id2label in config.json is {labels}: it maps 0, 1, 2, … to names"
+        ) from None
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

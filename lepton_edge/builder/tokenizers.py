@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lepton_edge.builder.quiet import quiet
 from lepton_edge.errors import SourceError
 
 _FILES = (
@@ -42,9 +43,10 @@ def tokenizer_from_folder(folder: Path, trust_remote_code: bool = False) -> Sour
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        with quiet():
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+            )
         backend = tokenizer.backend_tokenizer
     except Exception as error:  # transformers raises many kinds for a damaged tokenizer
         raise SourceError(
@@ -57,7 +59,7 @@ def tokenizer_from_folder(folder: Path, trust_remote_code: bool = False) -> Sour
         pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
         size=_size(backend),
         # transformers' way to say "not stated" is a number of about 10**30.
-        max_length=int(stated) if stated is not None and stated < 10**9 else None,
+        max_length=int(stated) if stated is not None and 0 < stated < 10**9 else None,
     )
 
 
@@ -89,6 +91,16 @@ def from_tokenizer(tokenizer: Any) -> SourceTokenizer:
         size=_size(tokenizer),
         max_length=truncation.get("max_length"),
     )
+
+
+def lowered(tokenizer: SourceTokenizer) -> SourceTokenizer:
+    """The same, after making the text lower case."""
+    from tokenizers import Tokenizer, normalizers
+
+    inner: Any = Tokenizer.from_str(tokenizer.json)
+    steps = [normalizers.Lowercase(), *([inner.normalizer] if inner.normalizer else [])]
+    inner.normalizer = normalizers.Sequence(steps)
+    return replace(tokenizer, json=inner.to_str())
 
 
 def check_vocabulary(tokenizer: SourceTokenizer, rows: int | None) -> None:

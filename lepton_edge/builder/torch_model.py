@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,11 +91,17 @@ class TorchSource:
 
 
 class TorchOriginal:
-    """An `Original` that is a torch module, called with ``inputs`` by position."""
+    """An `Original` that is a torch module, called with ``inputs`` by position.
 
-    def __init__(self, module: torch.nn.Module, inputs: tuple[str, ...]) -> None:
+    ``name`` is for messages; the module's class where absent.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, inputs: tuple[str, ...], name: str | None = None
+    ) -> None:
         self._module = module.eval()
         self._inputs = inputs
+        self._name = name or type(module).__name__
         self._wrapped: torch.nn.Module | None = None
 
     def graph(self, task: str, config: Any, work: Path) -> Graph:
@@ -108,15 +116,17 @@ class TorchOriginal:
         example = tuple(_example(name) for name in self._inputs)
         dynamic = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in example)
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), warnings.catch_warnings(), _recurrent_loops():
                 warnings.simplefilter("ignore")  # torch's own deprecations: nothing to act on
                 program = torch.export.export(
                     self._wrapped, example, dynamic_shapes=(dynamic,), strict=False
                 )
                 output = self._wrapped(*example)
+        except SourceError:
+            raise
         except Exception as error:  # torch.export raises many kinds
             raise UnsupportedModelError(
-                f"torch cannot export {type(self._module).__name__}: {_first_line(error)}",
+                f"torch cannot export {self._name}: {_first_line(error)}",
                 hint="export it to ONNX with its own tools and build from the file: "
                 "source: {onnx: model.onnx}",
             ) from error
@@ -133,7 +143,7 @@ class TorchOriginal:
             output: torch.Tensor = self._wrapped(
                 *(torch.from_numpy(feeds[name]) for name in self._inputs)
             )
-        result: NDArray[np.float32] = output.float().numpy()
+        result: NDArray[np.float32] = output.numpy()
         return result
 
 
@@ -159,12 +169,33 @@ class TaskOutput(torch.nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         given = dict(zip(self.inputs, tensors, strict=True))
-        output: torch.Tensor = self.module(*tensors)
+        output = self.module(*tensors)
+        if not isinstance(output, torch.Tensor):
+            raise SourceError(
+                f"the module returns a {type(output).__name__}; a task reads one tensor",
+                hint="wrap it in a module that returns its logits, or its token vectors",
+            )
         if self.pooling and output.ndim == 3:
             output = pool(output, given.get(ATTENTION_MASK), self.pooling)
         if self.normalize:
             output = torch.nn.functional.normalize(output, p=2.0, dim=1)
-        return output
+        return output.float()  # a module in half precision answers in it
+
+
+def _recurrent_loops() -> ExitStack:
+    """Inside, LSTM and GRU layers are exported as a loop over the tokens.
+
+    torch.export would otherwise unroll them to the length of the example. torch keeps this to
+    itself so far, for its own ONNX exporter.
+    """
+    stack = ExitStack()
+    try:
+        patches: Any = import_module("torch.export._patches")
+        stack.enter_context(patches.register_lstm_while_loop_decomposition())
+        stack.enter_context(patches.register_gru_while_loop_decomposition())
+    except (ImportError, AttributeError):
+        pass  # another torch: such layers are refused by the export, everything else works
+    return stack
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
@@ -197,10 +228,12 @@ def _example(name: str) -> torch.Tensor:
     )
 
 
-def _output_shape(output: Any, config: Any) -> tuple[int | str, ...]:
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise SourceError(f"the module returns {found}; a task reads a tensor [batch, size]")
+def _output_shape(output: torch.Tensor, config: Any) -> tuple[int | str, ...]:
+    if output.ndim != 2:
+        raise SourceError(
+            f"the module returns a tensor of shape {list(output.shape)} for 2 texts of 9 tokens; "
+            "the task reads one of shape [batch, size]"
+        )
     labels = getattr(config, "labels", None)
     if labels is not None and len(labels) != output.shape[1]:
         raise SourceError(f"the module has {output.shape[1]} outputs for {len(labels)} labels")

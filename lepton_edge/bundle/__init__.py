@@ -67,14 +67,14 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     written by a newer lepton-edge.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ARCHIVE_SUFFIX:
-        raise BundleError(f"{path} is packed", hint=f"lepton-edge unpack {path}")
-    if not path.exists():
-        raise BundleError(f"there is no bundle at {path}", hint=_bundles_near(path))
     file = path / manifests.FILE_NAME
     try:
         data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        if path.suffix == ARCHIVE_SUFFIX and path.is_file():
+            raise BundleError(f"{path} is packed", hint=f"lepton-edge unpack {path}") from None
+        if not path.exists():
+            raise BundleError(f"there is no bundle at {path}", hint=_bundles_near(path)) from None
         raise BundleError(
             f"{path} is not a bundle: it has no {manifests.FILE_NAME}", hint=_bundles_near(path)
         ) from None

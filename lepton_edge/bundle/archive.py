@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import struct
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from lepton_edge.bundle import ARCHIVE_SUFFIX, Bundle, open_bundle
 from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.manifest import File, Manifest
-from lepton_edge.errors import BundleError, IntegrityError
+from lepton_edge.errors import BundleError, IntegrityError, StorageError
 from lepton_edge.storage import new_directory, new_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Progress = Callable[[int], None]
 
@@ -44,6 +46,11 @@ def pack(
     opened.verify()
     manifest = opened.manifest
     final = Path(output) if output else Path(f"{manifest.name}-{manifest.version}{ARCHIVE_SUFFIX}")
+    if final.resolve().is_relative_to(opened.path.resolve()):
+        raise StorageError(
+            f"{final} is inside the bundle that it would hold",
+            hint=f"choose another output: -o ../{final.name}",
+        )
     with new_file(final, replace=force) as work, zipfile.ZipFile(work, "w") as archive:
         for name in (manifests.FILE_NAME, *sorted(manifest.files)):
             with (opened.path / name).open("rb") as source:
@@ -65,25 +72,49 @@ def unpack(
     Raises `BundleError`, `IntegrityError` and `StorageError`.
     """
     archive = Path(archive)
+    with _opened(archive) as file, _zip_errors(archive), zipfile.ZipFile(file) as opened:
+        entries = _entries(opened, archive)
+        manifest = _manifest(opened, entries, archive)
+        final = Path(output) if output else Path(f"{manifest.name}-{manifest.version}")
+        with new_directory(final, replace=force) as work:
+            for name, expected in manifest.files.items():
+                _extract(opened, entries[name], work / name, expected, progress)
+            (work / manifests.FILE_NAME).write_bytes(opened.read(manifests.FILE_NAME))
+    return Bundle(final, manifest)
+
+
+def _opened(archive: Path) -> IO[bytes]:
     try:
-        with zipfile.ZipFile(archive) as opened:
-            entries = _entries(opened)
-            manifest = _manifest(opened, entries, archive)
-            final = Path(output) if output else Path(f"{manifest.name}-{manifest.version}")
-            with new_directory(final, replace=force) as work:
-                for name, expected in manifest.files.items():
-                    _extract(opened, entries[name], work / name, expected, progress)
-                (work / manifests.FILE_NAME).write_bytes(opened.read(manifests.FILE_NAME))
+        return archive.open("rb")
     except FileNotFoundError:
         raise BundleError(f"there is no archive at {archive}") from None
     except IsADirectoryError:
         raise BundleError(f"{archive} is a folder", hint="it needs no unpacking") from None
-    # zipfile raises all of these for bytes that are not what they should be.
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
+    except OSError as error:
+        raise BundleError(f"{archive} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _zip_errors(archive: Path) -> Iterator[None]:
+    """Turn what zipfile raises for bytes that are not what they should be into `BundleError`."""
+    try:
+        yield
+    except _DAMAGED as error:
         raise BundleError(
             f"{archive} is not a valid archive: {error}", hint="copy or pack it again"
         ) from error
-    return Bundle(final, manifest)
+
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    EOFError,
+    LookupError,
+    OSError,  # a seek to before the start, or a disk that cannot be read
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
 
 
 def _add(archive: zipfile.ZipFile, name: str, source: IO[bytes], progress: Progress | None) -> None:
@@ -96,17 +127,17 @@ def _add(archive: zipfile.ZipFile, name: str, source: IO[bytes], progress: Progr
                 progress(len(chunk))
 
 
-def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     """The archive's entries by name, each plain, inside, and there once."""
     entries: dict[str, zipfile.ZipInfo] = {}
     folded: set[str] = set()
     for entry in archive.infolist():
         # orig_filename: zipfile itself cuts names at a NUL byte.
         name = entry.orig_filename
-        if not manifests.is_safe_path(name):
+        if not manifests.is_safe_path(name.removesuffix("/")):
             raise BundleError(f"the archive names a path outside the bundle: {name!r}")
         mode = entry.external_attr >> 16
-        if mode and not stat.S_ISREG(mode):
+        if (mode and not stat.S_ISREG(mode)) or name.endswith("/"):
             raise BundleError(f"the archive's entry {name!r} is not a regular file")
         if entry.compress_type != zipfile.ZIP_STORED:
             raise BundleError(f"the archive's entry {name!r} is compressed")
@@ -115,6 +146,9 @@ def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise BundleError(f"the archive has {name!r} twice")
         folded.add(name.casefold())
         entries[name] = entry
+    # Nothing is compressed, so entries that share bytes are the only way to say more than this.
+    if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
+        raise BundleError(f"{path} names more bytes than it has", hint="copy or pack it again")
     return entries
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from lepton_edge.errors import IntegrityError
+from lepton_edge.errors import BundleError, IntegrityError
 from lepton_edge.storage import cache_directory, write_atomically
 
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ def check_file(path: Path, name: str, expected: File) -> os.stat_result:
     hint = "the bundle was changed or cut short: copy or build it again"
     try:
         status = path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise IntegrityError(f"{name} is missing from the bundle", hint=hint) from None
-    if not path.is_file() or path.is_symlink():
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    if not stat.S_ISREG(status.st_mode):
         raise IntegrityError(f"{name} is not a regular file", hint=hint)
     if status.st_size != expected.size:
         raise IntegrityError(
@@ -74,7 +77,8 @@ def check_files(
 
     With ``verify="cached"`` a file is not hashed again while its size, times and inode are those
     of the last time that it was right. The memory is kept in the user's cache folder; where that
-    cannot be written, every file is hashed each time. Raises `IntegrityError`.
+    cannot be written, every file is hashed each time. Raises `IntegrityError`, and `BundleError`
+    for a file that cannot be read.
     """
     memory = _Memory(directory)
     known = memory.read() if verify == "cached" else {}
@@ -84,7 +88,10 @@ def check_files(
         status = check_file(path, name, expected)
         stamp = _stamp(status, expected.sha256)
         if known.get(name) != stamp:
-            found = sha256(path, progress)
+            try:
+                found = sha256(path, progress)
+            except OSError as error:
+                raise _unreadable(name, error) from error
             if found != expected.sha256:
                 raise IntegrityError(
                     f"{name} has SHA-256 {found}; the manifest says {expected.sha256}",
@@ -93,6 +100,13 @@ def check_files(
         fresh[name] = stamp
     if fresh != known:
         memory.write(fresh)
+
+
+def _unreadable(name: str, error: OSError) -> BundleError:
+    return BundleError(
+        f"{name} cannot be read: {error.strerror}",
+        hint="check its permissions and the disk, or copy the bundle again",
+    )
 
 
 def _stamp(status: os.stat_result, digest: str) -> _Stamp:

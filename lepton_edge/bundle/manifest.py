@@ -22,7 +22,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the bundle."""
 
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
     """Bytes."""
     sha256: Sha256
     """Lower-case hexadecimal."""
@@ -31,13 +31,13 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How text becomes tokens."""
 
-    max_length: int
+    max_length: Annotated[int, msgspec.Meta(ge=1)]
     """The longest input in tokens, special tokens included."""
     on_long_text: Literal["truncate", "refuse"]
     """What happens to a longer text. A truncated one is flagged in its result."""
-    max_characters: int
+    max_characters: Annotated[int, msgspec.Meta(ge=1)]
     """The longest text that is tokenized at all; a longer one is refused."""
-    pad_id: int
+    pad_id: Annotated[int, msgspec.Meta(ge=0)]
     """The token id that fills the shorter rows of a batch."""
 
 
@@ -147,11 +147,7 @@ def decode(data: bytes, where: str) -> Manifest:
         raise BundleError(
             f"{where} is not a valid manifest: {error}", hint="build or copy the bundle again"
         ) from error
-    for path in (*manifest.files, *(artifact.directory for artifact in manifest.artifacts)):
-        if not is_safe_path(path):
-            raise BundleError(f"{where} names a path outside the bundle: {path!r}")
-    if FILE_NAME in manifest.files:
-        raise BundleError(f"{where} lists itself among its files")
+    _check_paths(manifest, where)
     return manifest
 
 
@@ -160,6 +156,23 @@ def is_safe_path(path: str) -> bool:
     if not path or "\\" in path or "\0" in path or ":" in path:
         return False
     return all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def _check_paths(manifest: Manifest, where: str) -> None:
+    for path in (*manifest.files, *(artifact.directory for artifact in manifest.artifacts)):
+        if not is_safe_path(path):
+            raise BundleError(f"{where} names a path outside the bundle: {path!r}")
+    # Unpacking makes a folder NAME-VERSION where no other name is given.
+    for part in (manifest.name, manifest.version):
+        if "/" in part or not is_safe_path(part):
+            raise BundleError(f"{where} has {part!r} for a name or version: not a plain file name")
+    if FILE_NAME in manifest.files:
+        raise BundleError(f"{where} lists itself among its files")
+    taken = {*manifest.files, FILE_NAME}
+    for path in manifest.files:
+        above = (path[:end] for end, letter in enumerate(path) if letter == "/")
+        if folder := next((each for each in above if each in taken), None):
+            raise BundleError(f"{where} lists {folder!r} as a file and as the folder of {path!r}")
 
 
 class _Versioned(msgspec.Struct):

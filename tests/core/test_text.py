@@ -190,7 +190,7 @@ def test_a_text_without_a_token_is_refused(folder: Path) -> None:
     file = folder / "plain.json"
     file.write_text(tokenizer.to_str(), encoding="utf-8")
     encoder = TextEncoder(file, Text(8, "truncate", 2000, 0))
-    with pytest.raises(InputError, match="^text 2 has no token"):
+    with pytest.raises(InputError, match=r"^text 2 has no token"):
         encoder.encode(["w1", "\u200b"])
-    with pytest.raises(InputError, match="^text 1 has no token"):
+    with pytest.raises(InputError, match=r"^text 1 has no token"):
         encoder.encode(["\u200b"])

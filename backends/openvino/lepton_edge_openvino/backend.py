@@ -76,10 +76,16 @@ def session_properties(
     core: Any, device: str, settings: Mapping[str, Setting]
 ) -> dict[str, Setting]:
     """OpenVINO's properties for a session. Arithmetic that the device lacks becomes fp32."""
-    properties: dict[str, Setting] = {"PERFORMANCE_HINT": str(settings["performance_hint"]).upper()}
+    hint = str(settings.get("performance_hint", "latency"))
+    properties: dict[str, Setting] = {"PERFORMANCE_HINT": hint.upper()}
     if "threads" in settings:
         properties["INFERENCE_NUM_THREADS"] = settings["threads"]
-    compute = str(settings["compute"])
+    compute = str(settings.get("compute", "auto"))
+    if compute not in ("auto", *_OPENVINO_NAMES):
+        raise BackendError(
+            f"this lepton-edge-openvino does not compute in {compute!r}, as the manifest asks",
+            hint="pip install --upgrade lepton-edge-openvino",
+        )
     if compute != "auto":
         able = compute.upper() in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
         properties["INFERENCE_PRECISION_HINT"] = _OPENVINO_NAMES[compute if able else "fp32"]

@@ -13,6 +13,7 @@ from lepton_edge.backend import Compiled, Graph, Precision, Setting, TensorSpec
 from lepton_edge.errors import BackendError
 from lepton_edge_openvino.library import converter, last_line, openvino
 from lepton_edge_openvino.options import OpenVINOOptions
+from lepton_edge_openvino.recurrent import extensions, whole_layers
 
 _MODEL = "model.xml"
 
@@ -30,12 +31,14 @@ def ir_from_graph(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecations: nothing to act on
-            model = converter().convert_model(graph.program or str(graph.onnx))
+            model = _converted(graph)
         _name_ports(model.inputs, graph.inputs)
         _name_ports(model.outputs, graph.outputs)
         _name_operations(model)
         weights = "fp32" if precision == "fp32" else "fp16"
         library.save_model(model, str(directory / _MODEL), compress_to_fp16=weights == "fp16")
+    except BackendError:
+        raise
     # The converter raises its own classes for an operator it does not have.
     except Exception as error:
         _raise_if_full(directory, error)
@@ -56,6 +59,13 @@ def ir_from_graph(
         requires=f"openvino {library.__version__.split('-')[0]}",
         settings=settings,
     )
+
+
+def _converted(graph: Graph) -> Any:
+    convert = converter().convert_model
+    if graph.program is None:
+        return convert(str(graph.onnx))
+    return convert(whole_layers(graph.program), extension=extensions())
 
 
 def _name_ports(ports: list[Any], specs: tuple[TensorSpec, ...]) -> None:

@@ -1,0 +1,158 @@
+"""The Markdown pages, made from the JSON files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks import results, wording
+from tests.benchmarks.figures import NOISY
+from tests.benchmarks.results import Machine, Report, Result
+
+_MADE = "<!-- Written by `make bench`: change tests/benchmarks/ and run it again. -->"
+
+
+def write(path: Path) -> Path:
+    """The page of one JSON file, beside it, and the index of all in its folder."""
+    page = path.with_suffix(".md")
+    page.write_text(_page(results.read(path), path), encoding="utf-8")
+    (path.parent / "README.md").write_text(_index(path.parent), encoding="utf-8")
+    return page
+
+
+def _index(folder: Path) -> str:
+    rows = []
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        report = results.read(path)
+        met = [verdict for _, verdict in _verdicts(report)]
+        rows.append(
+            [
+                f"[{path.stem}]({path.stem}.md)",
+                report.date[:10],
+                f"{report.machine.processor}, {report.machine.cores} cores",
+                f"{sum(met)} of {len(met)}",
+            ]
+        )
+    return "\n".join(
+        [
+            _MADE,
+            "",
+            "# Benchmarks",
+            "",
+            "Speed and size of lepton-edge beside other ways to run the same model. `make bench` "
+            "measures again (about half an hour; a quiet machine helps) and writes these pages. "
+            "Each page has a JSON file of the same name with every raw figure.",
+            "",
+            "Ratios carry over from one machine to another better than seconds do, so the targets "
+            "are ratios, and both sides of a ratio are measured in turn in the same run.",
+            "",
+            *_table(["page", "date", "machine", "targets met"], rows),
+            "",
+        ]
+    )
+
+
+def _page(report: Report, path: Path) -> str:
+    lines = [
+        _MADE,
+        "",
+        f"# {path.stem}",
+        "",
+        f"{report.model} on {report.date[:10]}, at commit {report.commit}. "
+        f"Raw figures: [{path.name}]({path.name}).",
+        "",
+        *_summary(report),
+        "",
+        "## Machine",
+        "",
+        *_machine(report),
+    ]
+    for result in report.results:
+        lines += ["", f"## {result.title}", "", result.how, "", *_result(result)]
+    return "\n".join([*lines, ""])
+
+
+def _verdicts(report: Report) -> list[tuple[list[str], bool]]:
+    """Every target with its cells for the table, and whether it is met."""
+    found: list[tuple[list[str], bool]] = []
+    for result in report.results:
+        for entry in result.comparisons:
+            if entry.limit is not None:
+                what = f"{result.title}: {entry.case}, beside {entry.other}"
+                target = f"{entry.limit.relation} {entry.limit.value:.2f}x"
+                met = bool(entry.met)
+                found.append(([what, target, wording.times(entry.ratio.median)], met))
+        if result.size_limit is not None:
+            target = f"{result.size_limit.relation} {result.size_limit.value:.0f} MB"
+            cells = [result.title, target, f"{result.total:.0f} MB"]
+            found.append((cells, result.size_limit.met(result.total)))
+    return found
+
+
+def _summary(report: Report) -> list[str]:
+    rows = [[*cells, f"**{wording.verdict(met)}**"] for cells, met in _verdicts(report)]
+    lines = _table(["target", "limit", "measured", ""], rows)
+    missed = [
+        f"- {entry.case}, beside {entry.other}: {wording.times(entry.ratio.median)}, and the "
+        f"target is {entry.limit.relation} {entry.limit.value:.2f}x. Why: {entry.if_missed}."
+        for result in report.results
+        for entry in result.comparisons
+        if entry.limit and not entry.met
+    ]
+    missed += [
+        f"- {result.title}: {result.total:.0f} MB, and the target is {result.size_limit.relation} "
+        f"{result.size_limit.value:.0f} MB. Why: {result.if_missed}."
+        for result in report.results
+        if result.size_limit and not result.size_limit.met(result.total)
+    ]
+    return [*lines, "", "Missed:", "", *missed] if missed else lines
+
+
+def _machine(report: Report) -> list[str]:
+    machine: Machine = report.machine
+    virtual = " (a virtual machine)" if machine.virtual else ""
+    load = ", ".join(f"{value:.2f}" for value in report.load)
+    return [
+        f"- {machine.processor}, {machine.cores} cores{virtual}; {', '.join(machine.features)}",
+        f"- {machine.memory_gib} GiB of memory; {machine.system}; {machine.python}",
+        f"- load averages at the start: {load}; {report.threads} threads everywhere",
+        "- " + ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+    ]
+
+
+def _result(result: Result) -> list[str]:
+    lines: list[str] = []
+    if result.comparisons:
+        header = [name or "verdict" for name in wording.COMPARISON_HEADER]
+        rows = [wording.comparison(entry) for entry in result.comparisons]
+        lines += _table(header, rows)
+        counts = {len(entry.ours) for entry in result.comparisons}
+        pairs = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+        lines += [
+            "",
+            f"Medians of {pairs} pairs; the ratio is lepton-edge over the other, with its 10th "
+            "and 90th percentile.",
+        ]
+        noisy = [entry for entry in result.comparisons if entry.ratio.spread > NOISY]
+        if noisy:
+            names = ", ".join(f"{entry.other} ({entry.case})" for entry in noisy)
+            lines += ["", f"Noisy, with a spread above {NOISY:.0%}: {names}."]
+    if result.sizes:
+        rows = [
+            [size.name, size.version, f"{size.megabytes:.1f}", size.required_by]
+            for size in result.sizes
+        ]
+        rows.append(["**total**", "", f"**{result.total:.1f}**", wording.size_verdict(result)])
+        lines += _table(["package", "version", "MB", "required by"], rows)
+    if result.details:
+        rows = [[entry.what, wording.detail(entry)] for entry in result.details]
+        lines += ["", *_table(["", "figure"], rows)]
+    return lines
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(header)} |",
+        f"| {' | '.join('---' for _ in header)} |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]

@@ -1,0 +1,53 @@
+"""How figures and verdicts are written, in the terminal and in the documents alike."""
+
+from __future__ import annotations
+
+from tests.benchmarks.figures import percentile
+from tests.benchmarks.results import Comparison, Detail, Result
+
+COMPARISON_HEADER = ("case", "beside", "lepton-edge", "other", "ratio", "10–90 %", "target", "")
+LEFT = ("case", "beside", "target", "")
+
+
+def figure(value: float) -> str:
+    """Three digits that count, and no fewer than the whole number has."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def comparison(entry: Comparison) -> list[str]:
+    """The cells of `COMPARISON_HEADER`."""
+    ratio = entry.ratio
+    ours, theirs = percentile(entry.ours, 0.5), percentile(entry.theirs, 0.5)
+    limit = f"{entry.limit.relation} {entry.limit.value:.2f}x" if entry.limit else ""
+    return [
+        entry.case,
+        entry.other,
+        f"{figure(ours)} {entry.unit}",
+        f"{figure(theirs)} {entry.unit}",
+        times(ratio.median),
+        f"{times(ratio.low)} – {times(ratio.high)}",
+        limit,
+        verdict(entry.met),
+    ]
+
+
+def detail(entry: Detail) -> str:
+    return f"{figure(entry.value)} {entry.unit}".strip()
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.3f}x" if ratio < 0.2 else f"{ratio:.2f}x"
+
+
+def verdict(met: bool | None) -> str:
+    return {True: "met", False: "missed", None: ""}[met]
+
+
+def size_verdict(result: Result) -> str:
+    """The target of a benchmark of sizes, and whether it is met."""
+    if result.size_limit is None:
+        return ""
+    limit = result.size_limit
+    return f"{limit.relation} {limit.value:.0f} MB: {verdict(limit.met(result.total))}"

@@ -1,0 +1,92 @@
+"""Backends that compile with OpenVINO and answer wrongly, each in one way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge import registry
+from lepton_edge.backend import Backend, Compiled, Graph, Precision, Probe, Session
+from lepton_edge.target import Target
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import Tensors
+
+Outputs = dict[str, NDArray[Any]]
+
+
+class Crooked(Backend):
+    """OpenVINO's, with what it takes and gives bent by `feeds` and `outputs`."""
+
+    name: ClassVar[str] = "crooked"
+    Options = registry.get("openvino").Options
+
+    def probe(self) -> Probe:
+        return registry.get("openvino").probe()
+
+    def build(
+        self, graph: Graph, target: Target, precision: Precision, options: Any, directory: Path
+    ) -> Compiled:
+        return registry.get("openvino").build(graph, target, precision, options, directory)
+
+    def load(
+        self,
+        directory: Path,
+        compiled: Compiled,
+        device: str | None = None,
+        cache: Path | None = None,
+    ) -> Session:
+        return _Bent(registry.get("openvino").load(directory, compiled, device), self)
+
+    def feeds(self, feeds: Tensors) -> Tensors:
+        return feeds
+
+    def outputs(self, outputs: Outputs) -> Outputs:
+        return outputs
+
+
+class _Bent(Session):
+    def __init__(self, session: Session, backend: Crooked) -> None:
+        self._session = session
+        self._backend = backend
+        self.inputs, self.outputs = session.inputs, session.outputs
+        self.device, self.details = session.device, session.details
+
+    def infer(self, feeds: Tensors) -> Outputs:
+        return self._backend.outputs(self._session.infer(self._backend.feeds(feeds)))
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class IgnoresTheMask(Crooked):
+    """Every token counts, padding too."""
+
+    def feeds(self, feeds: Tensors) -> Tensors:
+        return {**feeds, "attention_mask": np.ones_like(feeds["attention_mask"])}
+
+
+class MixesUpRows(Crooked):
+    """The rows of a batch come back in another order."""
+
+    def outputs(self, outputs: Outputs) -> Outputs:
+        return {name: np.ascontiguousarray(array[::-1]) for name, array in outputs.items()}
+
+
+class GivesNaN(Crooked):
+    """One number of a batch is none."""
+
+    def outputs(self, outputs: Outputs) -> Outputs:
+        for array in outputs.values():
+            array[-1, -1] = np.nan
+        return outputs
+
+
+class AddsALittle(Crooked):
+    """0.25 more on every output."""
+
+    def outputs(self, outputs: Outputs) -> Outputs:
+        return {name: array + np.float32(0.25) for name, array in outputs.items()}
