@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -15,7 +14,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -30,17 +28,14 @@ from pydantic import (
 
 from lepton_edge import registry
 from lepton_edge.backend import Precision
+from lepton_edge.document import MAX_BYTES, Lines, Location, read_document, shown
 from lepton_edge.errors import RecipeError
 from lepton_edge.tasks import TASKS, task_class
 
-_MAX_BYTES = 1024 * 1024
-_MAX_DEPTH = 32
-_Location = tuple[str | int, ...]
-_Lines = dict[_Location, int]
 _Fault = tuple[int, str]
 _Options = TypeVar("_Options")
 _NotEmpty = Annotated[str, Field(min_length=1)]
-_HINT = "docs/recipes.md lists every key; lepton-edge recipes, examples"
+_HINT = "lepton-edge recipes shows examples; lepton-edge recipes --schema, every key"
 
 
 # YAML takes 1e-3 for text: it wants a point, and a sign in the exponent. Nobody else does.
@@ -192,7 +187,7 @@ class Recipe(_Section):
         except ValidationError as error:
             raise self._error(error, ("backends", backend), options) from None
 
-    def _error(self, error: ValidationError, above: _Location, model: type) -> RecipeError:
+    def _error(self, error: ValidationError, above: Location, model: type) -> RecipeError:
         """For a recipe that Python made: there are no lines to name."""
         faults = "; ".join(text for _, text in _faults(error, above, model, {(): 0}))
         return RecipeError(f"the recipe {self.name}: {faults}", hint=_HINT)
@@ -206,7 +201,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)  # one more than allowed: enough to refuse it
+            data = file.read(MAX_BYTES + 1)  # one more than allowed: enough to refuse it
     except FileNotFoundError:
         raise RecipeError(
             f"there is no recipe at {path}", hint="lepton-edge recipes lists the built-in ones"
@@ -230,7 +225,7 @@ def parse_recipe(data: bytes | str, where: str = "recipe") -> Recipe:
     Raises `RecipeError` with every fault and its line, and `BackendError` where the recipe has a
     block for a backend that is installed and cannot be imported.
     """
-    values, lines = _read_yaml(data, where)
+    values, lines = read_document(data, where)
     faults: list[_Fault] = []
     recipe: Recipe | None = None
     try:
@@ -259,10 +254,10 @@ def _validated(options: type[_Options], values: dict[str, Any]) -> _Options:
     return TypeAdapter(options).validate_json(json.dumps(values), strict=True)
 
 
-def _option_faults(values: dict[str, Any], lines: _Lines) -> list[_Fault]:
+def _option_faults(values: dict[str, Any], lines: Lines) -> list[_Fault]:
     """The faults inside the blocks that belong to the task and to the backends."""
     faults: list[_Fault] = []
-    blocks: list[tuple[_Location, type, dict[str, Any]]] = []
+    blocks: list[tuple[Location, type, dict[str, Any]]] = []
     task, block = values.get("task"), values.get("task_options")
     if isinstance(task, str) and task in TASKS and isinstance(block, dict):
         blocks.append((("task_options",), task_class(task).Options, block))
@@ -270,7 +265,7 @@ def _option_faults(values: dict[str, Any], lines: _Lines) -> list[_Fault]:
     if isinstance(backends, dict) and backends:
         installed = {entry.name for entry in registry.entries()}
         for name, block in backends.items():
-            key: _Location = ("backends", name)
+            key: Location = ("backends", name)
             if name in installed and isinstance(block, dict):
                 blocks.append((key, registry.get(name).Options, block))
             elif name not in installed and registry.how_to_install(name) is None:
@@ -285,7 +280,7 @@ def _option_faults(values: dict[str, Any], lines: _Lines) -> list[_Fault]:
     return faults
 
 
-def _faults(error: ValidationError, above: _Location, model: type, lines: _Lines) -> list[_Fault]:
+def _faults(error: ValidationError, above: Location, model: type, lines: Lines) -> list[_Fault]:
     """What pydantic found in the section at ``above``, in our words, each with its line."""
     faults = []
     for fault in error.errors():
@@ -318,10 +313,10 @@ def _explain(fault: Any, key: str, model: type) -> str:
     elif kind == "string_pattern_mismatch":
         about = _description(model, fault["loc"])
         advice = f" ({about})" if about else ""
-    return f"{key} is {_shown(value)}: {fault['msg'][0].lower()}{fault['msg'][1:]}{advice}"
+    return f"{key} is {shown(value)}: {fault['msg'][0].lower()}{fault['msg'][1:]}{advice}"
 
 
-def _keys(model: type, location: _Location) -> list[str]:
+def _keys(model: type, location: Location) -> list[str]:
     """The keys that the section at ``location`` below ``model`` may have."""
     section = _section(model, location)
     if dataclasses.is_dataclass(section):
@@ -329,13 +324,13 @@ def _keys(model: type, location: _Location) -> list[str]:
     return list(getattr(section, "model_fields", {}))
 
 
-def _description(model: type, location: _Location) -> str:
+def _description(model: type, location: Location) -> str:
     """What the recipe's reference says about a key."""
     fields = getattr(_section(model, location[:-1]), "model_fields", {})
     return str(fields[location[-1]].description).rstrip(".") if location[-1] in fields else ""
 
 
-def _section(model: type, location: _Location) -> type | None:
+def _section(model: type, location: Location) -> type | None:
     """The class of the section at ``location`` below ``model``, if that is a section."""
     for part in location:
         fields = getattr(model, "model_fields", {})
@@ -350,142 +345,3 @@ def _section(model: type, location: _Location) -> type | None:
 def _guess(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _read_yaml(data: bytes | str, where: str) -> tuple[dict[str, Any], _Lines]:
-    """The document as plain values, and the line of every key and item by its location."""
-    if len(data) > _MAX_BYTES:
-        raise RecipeError(f"{where} has more than {_MAX_BYTES:,} bytes, the most of a recipe")
-    lines: _Lines = {(): 1}
-    try:
-        _refuse_aliases_and_depth(data, where)
-        root = yaml.compose(data, Loader=yaml.SafeLoader)
-        values = _plain(root, (), lines, where)
-    except yaml.reader.ReaderError as error:
-        raise _not_text(error, data, where) from None
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = ", ".join(filter(None, (error.context, error.problem)))
-        raise RecipeError(f"{where}{line}: not valid YAML: {problem}") from None
-    # PyYAML does not check numbers in its own syntax, such as the escape "\UFFFFFFFF".
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise RecipeError(f"{where}: not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise RecipeError(
-            f"{where}:1: a recipe is a mapping of keys to values",
-            hint="start with name, source and task; lepton-edge recipes has examples",
-        )
-    return values, lines
-
-
-def _refuse_aliases_and_depth(data: bytes | str, where: str) -> None:
-    """Before anything is built: a few lines of aliases can expand without end, and PyYAML takes
-    minutes for a megabyte of brackets."""
-    depth = 0
-    for token in yaml.scan(data, Loader=yaml.SafeLoader):
-        line = token.start_mark.line + 1
-        if isinstance(token, yaml.AliasToken):
-            raise RecipeError(f"{where}:{line}: YAML aliases are not allowed in a recipe")
-        if isinstance(token, _OPENING):
-            depth += 1
-        elif isinstance(token, _CLOSING):
-            depth -= 1
-        if depth > _MAX_DEPTH:
-            raise RecipeError(
-                f"{where}:{line}: nested too deeply: a recipe has at most {_MAX_DEPTH} levels"
-            )
-
-
-_OPENING = (
-    yaml.BlockMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.FlowSequenceStartToken,
-)
-_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-
-
-def _not_text(error: yaml.reader.ReaderError, data: bytes | str, where: str) -> RecipeError:
-    """Bytes that are no text, or a character that YAML does not allow."""
-    text = data if isinstance(data, str) else data.decode("latin-1")  # a character a byte
-    problem = f"the byte 0x{error.character:02x} is not {error.encoding}: {error.reason}"
-    if error.encoding == "unicode":  # then the position counts characters
-        text = data if isinstance(data, str) else data.decode(errors="replace")
-        problem = f"the character U+{error.character:04X} is not allowed in YAML"
-    line = text.count("\n", 0, error.position) + 1
-    return RecipeError(f"{where}:{line}: {problem}", hint="save the file as UTF-8 text")
-
-
-def _plain(node: yaml.Node | None, location: _Location, lines: _Lines, where: str) -> Any:
-    if node is None:
-        return None
-    line = node.start_mark.line + 1
-    lines.setdefault(location, line)
-    kind = _kind(node, f"{where}:{line}")
-    if isinstance(node, yaml.ScalarNode):
-        return _scalar(node, kind, f"{where}:{line}")
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*location, i), lines, where) for i, item in enumerate(node.value)]
-    values: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise RecipeError(f"{where}:{line}: a key must be plain text")
-        _kind(key_node, f"{where}:{line}")
-        key = _text(key_node.value, f"{where}:{line}")
-        if key in values:
-            raise RecipeError(f"{where}:{line}: the key {key!r} is given twice")
-        place = (*location, key)
-        lines[place] = line
-        values[key] = _plain(value_node, place, lines, where)
-    return values
-
-
-def _kind(node: yaml.Node, where: str) -> str:
-    """What YAML takes a node for. Tags that make objects are refused."""
-    kind: str = node.tag.removeprefix("tag:yaml.org,2002:")
-    if kind not in _KINDS:
-        raise RecipeError(f"{where}: the YAML tag {_shown(node.tag)} is not allowed in a recipe")
-    return kind
-
-
-# Dates stay text, and so do "=" and "<<", which YAML has a meaning for that recipes do not use.
-_TEXT = ("str", "timestamp", "value", "merge")
-_KINDS = (*_TEXT, "int", "float", "bool", "null", "map", "seq")
-
-
-def _scalar(node: yaml.ScalarNode, kind: str, where: str) -> str | int | float | bool | None:
-    """A scalar by YAML's own rules."""
-    if kind in _TEXT:
-        return _text(node.value, where)
-    try:
-        value: str | int | float | bool | None = yaml.SafeLoader("").construct_object(node)
-    # Such as an explicit tag on other text: !!int x
-    except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
-        raise RecipeError(f"{where}: {_shown(node.value)} is not a valid {kind}") from None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{where}: {_shown(node.value)} is not a finite number")
-    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
-        raise RecipeError(
-            f"{where}: {_shown(node.value)} is too large a number (quote it if it is text)"
-        )
-    return value
-
-
-_LARGEST = 2**63 - 1
-
-
-def _text(text: str, where: str) -> str:
-    """Text as Unicode has it. JSON writes some characters as two escapes, and YAML leaves two
-    surrogates of them: they are joined here. One without the other is no character."""
-    try:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16")
-    except UnicodeDecodeError:
-        raise RecipeError(
-            f"{where}: {_shown(text)} is not Unicode text: a lone surrogate"
-        ) from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TEMPORARY = ".lepton-"
+# Long enough that a folder made a moment ago, and not locked yet, is never taken for abandoned.
+_ABANDONED_SECONDS = 60
 
 
 def cache_directory() -> Path:
@@ -53,8 +58,11 @@ def new_directory(final: Path, *, replace: bool = False) -> Iterator[Path]:
         if os.path.lexists(final) and (final.is_symlink() or not final.is_dir()):
             raise StorageError(f"{final} is not a folder", hint="choose another output")
         final.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(final)
         work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{_TEMPORARY}{final.name}-"))
+        lock = os.open(work, os.O_RDONLY)
         try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield work
             work.chmod(0o755)  # mkdtemp's folders are private; bundles are meant to be shared
             _sync(work)
@@ -62,6 +70,8 @@ def new_directory(final: Path, *, replace: bool = False) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
+        finally:
+            os.close(lock)
 
 
 @contextmanager
@@ -166,6 +176,21 @@ def _take_name(work: Path, final: Path, replace: bool) -> None:
         # What stepped aside is kept only where nothing else has the name: not ours, not another's.
         if arrived or not moved or final.exists():
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(final: Path) -> None:
+    """Remove what a killed process left beside ``final``: temporary folders of its name that have
+    not changed for a while and that no process holds."""
+    for left in final.parent.glob(f"{_TEMPORARY}{glob.escape(final.name)}-*"):
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime < _ABANDONED_SECONDS:
+                continue
+            handle = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: in use
+                shutil.rmtree(left)
+            finally:
+                os.close(handle)
 
 
 def _sync(directory: Path) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge import __version__, recipes, registry
-from lepton_edge.bundle import TOKENIZER, Bundle, describe_files, open_bundle
+from lepton_edge.bundle import TOKENIZER, Bundle, describe_files, open_bundle, refuse_output
 from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.hashing import digest_of
 from lepton_edge.bundle.manifest import Artifact, Manifest, Text
 from lepton_edge.errors import BuildError, RecipeError, SourceError
 from lepton_edge.recipe import Recipe, Source, load_recipe
-from lepton_edge.storage import new_directory, refuse_existing
+from lepton_edge.storage import new_directory
 from lepton_edge.target import Target, parse_targets
 from lepton_edge.tasks import task_class
 
@@ -69,7 +69,7 @@ def build(
         recipe.options_of_backend(backend.name)  # refused now rather than after the slow work
     created = _now()
     final = Path(output) / f"{recipe.name}-{recipe.version}"
-    refuse_existing(final, force)
+    refuse_output(final, force)
 
     say("reading the model")
     loaded = _load(source, recipe, trust_remote_code)
@@ -215,7 +215,7 @@ def _named(name: str, revision: str | None) -> Recipe:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return load_recipe(path)
-    if path.is_dir():
+    if name and path.is_dir():  # an empty path is the working directory
         return Recipe(name=_slug(path.resolve().name), source=Source(path=name))
     if path.suffix == ".onnx":
         return Recipe(name=_slug(path.stem), source=Source(onnx=name))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.hashing import Verify, check_files, digest_of, sha256
 from lepton_edge.bundle.manifest import Artifact, File, Manifest
-from lepton_edge.errors import BundleError, IntegrityError
+from lepton_edge.errors import BundleError, IntegrityError, StorageError
+from lepton_edge.storage import refuse_existing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,17 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     except OSError as error:
         raise BundleError(f"{file} cannot be read: {error.strerror}") from error
     return Bundle(path, manifests.decode(data, str(file)))
+
+
+def refuse_output(final: Path, force: bool) -> None:
+    """Raise `StorageError` where a bundle cannot be written to ``final``: something is there, and
+    ``force`` is not given or it is no bundle."""
+    refuse_existing(final, force)
+    if final.is_dir() and any(final.iterdir()) and not (final / manifests.FILE_NAME).is_file():
+        raise StorageError(
+            f"{final} is a folder and not a bundle: replacing it would delete what is in it",
+            hint="choose another output, or remove the folder first",
+        )
 
 
 def describe_files(directory: Path, below: str = "") -> dict[str, File]:

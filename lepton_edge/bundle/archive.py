@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lepton_edge.bundle import ARCHIVE_SUFFIX, Bundle, open_bundle
+from lepton_edge.bundle import ARCHIVE_SUFFIX, Bundle, open_bundle, refuse_output
 from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.manifest import File, Manifest
 from lepton_edge.errors import BundleError, IntegrityError, StorageError
@@ -76,6 +76,7 @@ def unpack(
         entries = _entries(opened, archive)
         manifest = _manifest(opened, entries, archive)
         final = Path(output) if output else Path(f"{manifest.name}-{manifest.version}")
+        refuse_output(final, force)
         with new_directory(final, replace=force) as work:
             for name, expected in manifest.files.items():
                 _extract(opened, entries[name], work / name, expected, progress)

@@ -59,6 +59,10 @@ class TextClassificationOptions:
     threshold: float = 0.5
     """With multi-label: the probability from which a label is given."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}: a probability is from 0 to 1")
+
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (a ClassVar to pydantic)
 
 

@@ -21,7 +21,15 @@ OUTPUT = Path(__file__).parents[2] / "docs" / "benchmarks" / "2026-11-foundation
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.benchmarks if name not in NAMES]
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]!r}: {', '.join(NAMES)}")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error(f"--rounds is {arguments.rounds}: it is 1 or more")
+    if arguments.model and not arguments.model.is_dir():
+        parser.error(f"there is no model folder at {arguments.model}")
     if arguments.markdown:
         from tests.benchmarks import document
 
@@ -102,7 +110,7 @@ def _run(
         commit=machine.commit(REPOSITORY),
         model=model.resolve().name if model else "all-MiniLM-L6-v2",
         threads=work.threads,
-        load=load,
+        load=(round(load[0], 2), round(load[1], 2), round(load[2], 2)),
         machine=machine.describe(),
         versions=machine.versions(),
         results=found,

@@ -40,8 +40,8 @@ def _index(folder: Path) -> str:
             "# Benchmarks",
             "",
             "Speed and size of lepton-edge beside other ways to run the same model. `make bench` "
-            "measures again (about half an hour; a quiet machine helps) and writes these pages. "
-            "Each page has a JSON file of the same name with every raw figure.",
+            "measures again (about a quarter of an hour; a quiet machine helps) and writes these "
+            "pages. Each page has a JSON file of the same name with every raw figure.",
             "",
             "Ratios carry over from one machine to another better than seconds do, so the targets "
             "are ratios, and both sides of a ratio are measured in turn in the same run.",

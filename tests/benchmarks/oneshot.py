@@ -41,11 +41,13 @@ _HOW = (
 )
 _WALL_IF_MISSED = (
     "what is left is Python's start, the imports of numpy, OpenVINO and tokenizers, opening the "
-    "compiled model and its first inference: the figures under the table say how long each takes"
+    "compiled model and its first inference: the figures under the table say how long each takes, "
+    "and the row beside OpenVINO and tokenizers what they take without lepton-edge"
 )
 _MEMORY_IF_MISSED = (
-    "the peak is the libraries that OpenVINO maps and the model's weights, which OpenVINO lays out "
-    "anew for the processor"
+    "the peak is the libraries of Python, numpy, OpenVINO and tokenizers, and the model's weights "
+    "twice: as the file has them, and as OpenVINO lays them out for the processor. The row beside "
+    "OpenVINO and tokenizers says what these take without lepton-edge"
 )
 
 

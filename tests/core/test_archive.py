@@ -584,3 +584,17 @@ def test_cut_and_joined_bytes_unpack_whole_or_not_at_all(
     first, second = sorted([data.draw(ends), data.draw(ends)])
     middle = data.draw(st.binary(max_size=30))
     _unpacks_whole_or_not_at_all(packed[:first] + middle + packed[second:])
+
+
+def test_force_never_deletes_a_folder_that_is_no_bundle(
+    fake_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    archive = pack(fake_bundle().path, tmp_path / "packed.lepton")
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("dear")
+    with pytest.raises(StorageError, match="not a bundle: replacing it would delete"):
+        unpack(archive, folder, force=True)
+    assert (folder / "letter.txt").read_text() == "dear"
+    (folder / "letter.txt").unlink()
+    assert unpack(archive, folder, force=True).path == folder  # an empty folder is nobody's

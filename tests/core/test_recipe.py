@@ -205,7 +205,7 @@ def test_an_unknown_key_like_no_other_gets_no_guess() -> None:
 def test_a_fault_points_to_the_reference() -> None:
     error = fault(f"{START}zzzzzzzz: 1\n")
     assert error.hint is not None
-    assert "docs/recipes.md" in error.hint
+    assert "lepton-edge recipes --schema" in error.hint
     assert "lepton-edge recipes" in error.hint
 
 
@@ -857,3 +857,9 @@ _keys = st.sampled_from([*Recipe.model_fields]) | st.text(max_size=5)
 @given(st.dictionaries(_keys, _values, max_size=8))
 def test_any_values_parse_or_are_refused(values: dict[str, Any]) -> None:
     _parses_or_is_refused(yaml.safe_dump(values))
+
+
+def test_a_threshold_that_is_no_probability_is_refused() -> None:
+    (message,) = faults(f"{START}task: text-classification\ntask_options: {{threshold: 7}}\n")
+    assert "threshold is 7" in message
+    assert "from 0 to 1" in message

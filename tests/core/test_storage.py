@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -432,3 +434,42 @@ def test_the_cache_is_where_xdg_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert cache_directory() == tmp_path / ".cache" / "lepton-edge"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_directory() == tmp_path / ".cache" / "lepton-edge"
+
+
+# What killed processes left
+
+
+def _abandoned(final: Path, age: float = 3600) -> Path:
+    left = final.parent / f".lepton-{final.name}-abcd1234"
+    left.mkdir()
+    (left / "half").write_bytes(b"written")
+    then = time.time() - age
+    os.utime(left, (then, then))
+    return left
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    final = tmp_path / "thing"
+    left = _abandoned(final)
+    of_another = _abandoned(tmp_path / "other")
+    with new_directory(final) as work:
+        assert not left.exists()
+        (work / "file").write_bytes(b"new")
+    assert of_another.is_dir()
+
+
+def test_a_folder_that_a_process_works_in_is_left_alone(tmp_path: Path) -> None:
+    final = tmp_path / "thing"
+    with new_directory(final) as work:
+        os.utime(work, (0, 0))
+        with new_directory(final):
+            assert work.is_dir()
+        shutil.rmtree(final)
+    assert final.is_dir()
+
+
+def test_a_folder_made_a_moment_ago_is_left_alone(tmp_path: Path) -> None:
+    final = tmp_path / "thing"
+    young = _abandoned(final, age=1)
+    with new_directory(final):
+        assert young.is_dir()

@@ -81,9 +81,9 @@ def _name_operations(model: Any) -> None:
     in the model instead: the same graph then gives the same bytes."""
     model.set_friendly_name("model")
     for place, operation in enumerate(model.get_ordered_ops()):
-        kind = operation.get_type_name()
-        if re.fullmatch(rf"{kind}_\d+", operation.get_friendly_name()):
-            operation.set_friendly_name(f"{kind}_{place}")
+        # Such as Unsqueeze_99, which may have been folded to a constant meanwhile.
+        if re.fullmatch(r"[A-Z]\w*_\d+", operation.get_friendly_name()):
+            operation.set_friendly_name(f"{operation.get_type_name()}_{place}")
 
 
 def _raise_if_full(directory: Path, error: Exception) -> None:
