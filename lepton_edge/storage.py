@@ -152,6 +152,11 @@ def refuse_existing(final: Path, replace: bool) -> None:
         )
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is one of `new_directory`'s or `new_file`'s that never got its name."""
+    return path.name.startswith(_TEMPORARY)
+
+
 def _take_name(work: Path, final: Path, replace: bool) -> None:
     """Rename ``work`` to ``final``. A folder cannot be replaced in one step, so the old one
     steps aside first and goes back if the new one does not arrive."""

@@ -11,7 +11,7 @@ from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.hashing import Verify, check_files, digest_of, sha256
 from lepton_edge.bundle.manifest import Artifact, File, Manifest
 from lepton_edge.errors import BundleError, IntegrityError, StorageError
-from lepton_edge.storage import refuse_existing
+from lepton_edge.storage import is_unfinished, refuse_existing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,11 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     written by a newer lepton-edge.
     """
     path = Path(path)
+    if is_unfinished(path):
+        raise BundleError(
+            f"{path} was left by a build or an unpacking that was interrupted",
+            hint="remove it, and build or unpack the bundle again",
+        )
     file = path / manifests.FILE_NAME
     try:
         data = file.read_bytes()
@@ -116,6 +121,7 @@ def files_below(directory: Path) -> set[str]:
 def _bundles_near(path: Path) -> str:
     """Where a bundle is, if one is below the folder given; else how to make one."""
     near = sorted(path.glob(f"*/{manifests.FILE_NAME}")) if path.is_dir() else []
+    near = [file for file in near if not is_unfinished(file.parent)]
     if near:
         return f"did you mean {near[0].parent}?"
     return "lepton-edge build makes one; lepton-edge recipes lists what to build"

@@ -125,9 +125,13 @@ def _run(
 def _measure(name: str, work: Workspace, rounds: int | None, terminal: Terminal) -> Result:
     from importlib import import_module
 
+    from msgspec import structs
+
     module = import_module(f"tests.benchmarks.{name}")
     terminal.console.rule(name)
+    watch = machine.Watch()
     result: Result = module.measure(work, rounds or module.ROUNDS, terminal)
+    result = structs.replace(result, load=watch.load, seconds=watch.seconds, others=watch.others)
     terminal.show(result)
     return result
 

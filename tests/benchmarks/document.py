@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks import results, wording
-from tests.benchmarks.figures import NOISY
 from tests.benchmarks.results import Machine, Report, Result
 
 _MADE = "<!-- Written by `make bench`: change tests/benchmarks/ and run it again. -->"
@@ -133,10 +132,6 @@ def _result(result: Result) -> list[str]:
             f"Medians of {pairs} pairs; the ratio is lepton-edge over the other, with its 10th "
             "and 90th percentile.",
         ]
-        noisy = [entry for entry in result.comparisons if entry.ratio.spread > NOISY]
-        if noisy:
-            names = ", ".join(f"{entry.other} ({entry.case})" for entry in noisy)
-            lines += ["", f"Noisy, with a spread above {NOISY:.0%}: {names}."]
     if result.sizes:
         rows = [
             [size.name, size.version, f"{size.megabytes:.1f}", size.required_by]
@@ -147,6 +142,10 @@ def _result(result: Result) -> list[str]:
     if result.details:
         rows = [[entry.what, wording.detail(entry)] for entry in result.details]
         lines += ["", *_table(["", "figure"], rows)]
+    lines += ["", f"Took {result.seconds:.0f} s."]
+    disturbances = wording.disturbances(result)
+    if disturbances:
+        lines[-1] += f" Noisy: {'; '.join(disturbances)}."
     return lines
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 # A spread beyond this says that the machine was busy with something else.
 NOISY = 0.20
+# So does a larger share of the processors' time that other processes took.
+DISTURBED = 0.05
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ import csv
 import re
 import subprocess
 import sys
-import time
 import venv
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import machine, texts
+from tests.benchmarks import texts
 from tests.benchmarks.results import Detail, Limit, Result, Size
 from tests.benchmarks.workspace import REPOSITORY
 
@@ -39,7 +38,6 @@ _HOW = (
 
 def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
     """Once: a size does not vary. ``rounds`` is not used."""
-    load, start = machine.load(), time.perf_counter()
     wheels, environment = work.folder / "wheels", work.folder / "runtime"
     with terminal.steps(4) as step:
         step("building the wheels")
@@ -67,8 +65,6 @@ def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
         name="install",
         title="Size of an installation for running models",
         how=_HOW,
-        load=load,
-        seconds=time.perf_counter() - start,
         sizes=_sizes(packages, files),
         size_limit=_LIMIT,
         if_missed=(

@@ -12,7 +12,7 @@ from msgspec import structs
 import lepton_edge
 from lepton_edge.backend import Session
 from lepton_edge.runtime.model import Model
-from tests.benchmarks import machine, texts
+from tests.benchmarks import texts
 from tests.benchmarks.contestants import (
     Contestant,
     OnnxRuntime,
@@ -63,7 +63,6 @@ def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
     ]
     comparisons = [Comparison(case, other.name, "ms", [], []) for case, other in turns]
     comparisons[0] = structs.replace(comparisons[0], limit=_LIMIT, if_missed=_IF_MISSED)
-    load, start = machine.load(), time.perf_counter()
     with (
         lepton_edge.load(work.bundle.path) as model,
         terminal.steps(rounds * len(turns)) as step,
@@ -82,8 +81,6 @@ def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
         name="latency",
         title="Latency of one short text, warm",
         how=_HOW,
-        load=load,
-        seconds=time.perf_counter() - start,
         comparisons=comparisons,
         details=details,
     )

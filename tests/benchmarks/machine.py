@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -52,9 +53,39 @@ def describe() -> Machine:
     )
 
 
-def load() -> float:
-    """Processes that ran or waited to run, on average over the last minute."""
-    return round(os.getloadavg()[0], 2)
+class Watch:
+    """How long something took, and what other processes took of the processors meanwhile."""
+
+    def __init__(self) -> None:
+        self.load = round(os.getloadavg()[0], 2)
+        self._start, self._own, self._all = time.perf_counter(), _own_time(), _busy_time()
+
+    @property
+    def seconds(self) -> float:
+        return round(time.perf_counter() - self._start, 1)
+
+    @property
+    def others(self) -> float:
+        """A share of all processors' time, 0 to 1."""
+        taken = (_busy_time() - self._all) - (_own_time() - self._own)
+        whole = (time.perf_counter() - self._start) * (os.cpu_count() or 1)
+        return round(min(max(taken / whole, 0.0), 1.0), 3)
+
+
+def _own_time() -> float:
+    """Seconds of processor time of this process and of those that it started and waited for."""
+    return sum(os.times()[:4])
+
+
+def _busy_time() -> float:
+    """Seconds of processor time of all processes, and what a hypervisor gave to other machines."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, _cpu_line()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_line() -> list[str]:
+    with open("/proc/stat", encoding="ascii") as file:
+        return file.readline().split()
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from tests.benchmarks import machine, texts
+from tests.benchmarks import texts
 from tests.benchmarks.figures import summarize
 from tests.benchmarks.results import Comparison, Detail, Limit, Result
 
@@ -87,7 +86,6 @@ def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
     environment = _environment(work.folder)
     _forget(work.bundle.path)
     _forget(work.model)
-    load, start = machine.load(), time.perf_counter()
     with terminal.steps((rounds + 1) * len(pairs) * 2) as step:
         for number in range(rounds + 1):
             for pair in pairs:
@@ -107,8 +105,6 @@ def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
         name="oneshot",
         title="One text, the whole process",
         how=_HOW,
-        load=load,
-        seconds=time.perf_counter() - start,
         comparisons=[*wall, *memory],
         details=_stages(work, environment),
     )

@@ -68,21 +68,23 @@ class Detail(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One benchmark. ``load`` is the machine's load average (1 minute) when it began.
+    """One benchmark. It compares, or it adds up ``sizes`` up to ``size_limit``.
 
-    It compares, or it adds up ``sizes`` up to ``size_limit``.
+    ``load`` is the load average (1 minute) when it began, and ``others`` the share of all
+    processors' time that other processes took while it ran.
     """
 
     name: str
     title: str
     how: str
-    load: float
-    seconds: float
     comparisons: list[Comparison] = []
     sizes: list[Size] = []
     size_limit: Limit | None = None
     if_missed: str = ""
     details: list[Detail] = []
+    load: float = 0.0
+    seconds: float = 0.0
+    others: float = 0.0
 
     @property
     def total(self) -> float:

@@ -19,7 +19,6 @@ from rich.progress import (
 from rich.table import Table
 
 from tests.benchmarks import wording
-from tests.benchmarks.figures import NOISY
 from tests.benchmarks.results import Result
 
 _QUIET_SECONDS = 15.0
@@ -67,15 +66,8 @@ class Terminal:
             self.console.print(_sizes(result))
         for detail in result.details:
             self.console.print(f"  {detail.what}: {wording.detail(detail)}")
-        noisy = [entry for entry in result.comparisons if entry.ratio.spread > NOISY]
-        if noisy:
-            worst = max(noisy, key=lambda entry: entry.ratio.spread)
-            self.console.print(
-                f"noisy: {len(noisy)} of {len(result.comparisons)} ratios spread over more than "
-                f"{NOISY:.0%} (the worst, beside {worst.other}, over {worst.ratio.spread:.0%}); "
-                "run again on a quiet machine",
-                style="yellow",
-            )
+        for disturbance in wording.disturbances(result):
+            self.console.print(f"noisy: {disturbance}; a quiet machine helps", style="yellow")
         self.console.print()
 
     def _lines(self, total: int) -> Callable[[str], None]:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 import lepton_edge
 from lepton_edge.runtime import batching
-from tests.benchmarks import machine, texts
+from tests.benchmarks import texts
 from tests.benchmarks.contestants import (
     Contestant,
     OnnxRuntime,
@@ -70,7 +70,6 @@ def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
         Comparison(f"{len(way.sample):,} texts", way.name, "texts/s", [], []) for way in ways
     ]
     comparisons[0] = structs.replace(comparisons[0], limit=_LIMIT, if_missed=_IF_MISSED)
-    load, start = machine.load(), time.perf_counter()
     with (
         lepton_edge.load(work.bundle.path) as model,
         terminal.steps((rounds + 1) * (len(ways) + 2)) as step,
@@ -93,8 +92,6 @@ def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
         name="throughput",
         title="Throughput of texts of mixed length",
         how=_HOW,
-        load=load,
-        seconds=time.perf_counter() - start,
         comparisons=comparisons,
         details=_padding(work, many),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.figures import percentile
+from tests.benchmarks.figures import DISTURBED, NOISY, percentile
 from tests.benchmarks.results import Comparison, Detail, Result
 
 COMPARISON_HEADER = ("case", "beside", "lepton-edge", "other", "ratio", "10–90 %", "target", "")
@@ -35,6 +35,22 @@ def comparison(entry: Comparison) -> list[str]:
 
 def detail(entry: Detail) -> str:
     return f"{figure(entry.value)} {entry.unit}".strip()
+
+
+def disturbances(result: Result) -> list[str]:
+    """What says that the machine was busy with something else; empty where nothing does."""
+    found = []
+    noisy = [entry for entry in result.comparisons if entry.ratio.spread > NOISY]
+    if noisy:
+        worst = max(noisy, key=lambda entry: entry.ratio.spread)
+        found.append(
+            f"{len(noisy)} of {len(result.comparisons)} ratios spread over more than {NOISY:.0%} "
+            f"of their median (the widest, {worst.case} beside {worst.other}, over "
+            f"{worst.ratio.spread:.0%})"
+        )
+    if result.others > DISTURBED:
+        found.append(f"other processes took {result.others:.0%} of the processors' time meanwhile")
+    return found
 
 
 def times(ratio: float) -> str:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.benchmarks import document, results
+from tests.benchmarks import document, results, wording
 from tests.benchmarks.figures import Summary, percentile, ratios, summarize
+from tests.benchmarks.machine import Watch
 from tests.benchmarks.results import Comparison, Limit, Machine, Report, Result, Size
 
 _positive = st.floats(min_value=1e-3, max_value=1e6)
@@ -69,7 +70,7 @@ def test_a_comparison_without_a_target_has_no_verdict() -> None:
     assert Comparison("case", "other", "ms", [1.0], [2.0], Limit("at most", 0.5)).met is True
 
 
-def _report(measured: float, megabytes: float) -> Report:
+def _report(measured: float, megabytes: float, others: float = 0.0) -> Report:
     slow = Comparison(
         "one text", "another way", "ms", [measured], [1.0], Limit("at most", 1.15), "it is slow"
     )
@@ -82,9 +83,9 @@ def _report(measured: float, megabytes: float) -> Report:
         machine=Machine("a processor", 2, ["avx2"], True, 8.0, "a system", "CPython 3.11.7"),
         versions={"openvino": "1.0"},
         results=[
-            Result("latency", "Latency", "In turn.", 0.1, 1.0, comparisons=[slow]),
+            Result("latency", "Latency", "In turn.", comparisons=[slow], others=others),
             Result(
-                *("install", "Size", "Installed.", 0.1, 1.0),
+                *("install", "Size", "Installed."),
                 sizes=[Size("a", "1", megabytes), Size("b", "2", 1.0, "a")],
                 size_limit=Limit("at most", 330),
                 if_missed="it is large",
@@ -115,3 +116,26 @@ def test_the_page_says_what_is_missed_and_why(tmp_path: Path) -> None:
     assert "2.00x, and the target is at most 1.15x. Why: it is slow." in page
     assert "401 MB, and the target is at most 330 MB. Why: it is large." in page
     assert "0 of 2" in (tmp_path / "README.md").read_text()
+
+
+def test_the_page_says_that_other_processes_were_busy(tmp_path: Path) -> None:
+    for others, said in [(0.04, False), (0.31, True)]:
+        results.write(_report(1.0, 300.0, others), tmp_path / "run.json")
+        page = document.write(tmp_path / "run.json").read_text()
+        assert ("other processes took 31% of the processors' time" in page) is said
+
+
+def test_a_watch_counts_the_time_of_this_process_as_its_own() -> None:
+    watch = Watch()
+    while watch.seconds < 0.3:
+        pass
+    assert 0.0 <= watch.others <= 1.0
+
+
+def test_a_spread_above_a_fifth_is_called_noisy() -> None:
+    calm = Comparison("case", "calm", "ms", [1.0, 1.1, 1.0], [1.0, 1.0, 1.0])
+    wild = Comparison("case", "wild", "ms", [1.0, 3.0, 1.0], [1.0, 1.0, 1.0])
+    assert wording.disturbances(Result("a", "A", "", comparisons=[calm])) == []
+    (found,) = wording.disturbances(Result("a", "A", "", comparisons=[calm, wild]))
+    assert "1 of 2 ratios" in found
+    assert "wild" in found
