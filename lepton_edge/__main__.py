@@ -1,5 +1,5 @@
 """``python -m lepton_edge`` is the command ``lepton-edge``."""
 
-from lepton_edge.cli import main
+from lepton_edge.cli import program
 
-main(prog_name="lepton-edge")
+program()

@@ -4,6 +4,8 @@ function that a Python user calls."""
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -60,3 +62,24 @@ def main() -> None:
     lepton-edge build demo-intents
     lepton-edge run bundles/demo-intents-1.0.0 "where is my new card?"
     """
+
+
+def program() -> None:
+    """The installed command: `main`, and then the end of the process.
+
+    Taking an inference library down piece by piece takes 35 to 60 ms, a tenth of a short run, and
+    frees what the end of the process frees anyway.
+    """
+    code = 0
+    try:
+        main(prog_name="lepton-edge")
+    except SystemExit as end:
+        if isinstance(end.code, str):  # a message: printed on the way out
+            raise
+        code = end.code or 0
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # a closed pipe, or a full disk under what was printed
+        code = code or 1
+    os._exit(code)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tests.benchmarks import document, results, wording
 from tests.benchmarks.figures import Summary, percentile, ratios, summarize
-from tests.benchmarks.machine import Watch
 from tests.benchmarks.results import Comparison, Limit, Machine, Report, Result, Size
 
 _positive = st.floats(min_value=1e-3, max_value=1e6)
@@ -123,13 +122,6 @@ def test_the_page_says_that_other_processes_were_busy(tmp_path: Path) -> None:
         results.write(_report(1.0, 300.0, others), tmp_path / "run.json")
         page = document.write(tmp_path / "run.json").read_text()
         assert ("other processes took 31% of the processors' time" in page) is said
-
-
-def test_a_watch_counts_the_time_of_this_process_as_its_own() -> None:
-    watch = Watch()
-    while watch.seconds < 0.3:
-        pass
-    assert 0.0 <= watch.others <= 1.0
 
 
 def test_a_spread_above_a_fifth_is_called_noisy() -> None:

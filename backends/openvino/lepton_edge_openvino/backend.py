@@ -104,7 +104,9 @@ def cache_properties(
         return {}
     abilities = ",".join(sorted(core.get_property(device, "OPTIMIZATION_CAPABILITIES")))
     processor = f"{core.get_property(device, 'FULL_DEVICE_NAME')} {abilities} {_processor_flags()}"
-    folder = cache / f"openvino-{version}-{crc32(processor.encode()):08x}"
+    # A version ends in a branch, which has slashes.
+    release = version.replace("/", "-")
+    folder = cache / f"openvino-{release}-{crc32(processor.encode()):08x}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
