@@ -37,7 +37,6 @@ _CPU_FLAGS = {
 # The extras of pyproject.toml by what people install them for.
 _EXTRAS = {
     "build": ("torch", "transformers", "safetensors", "onnx", "onnxruntime", "huggingface-hub"),
-    "serve": ("fastapi", "uvicorn", "prometheus-client"),
 }
 
 

@@ -100,7 +100,7 @@ class Text(_Section):
 class Parity(_Section):
     """How far the compiled model may be from the original before the build fails."""
 
-    sample: tuple[str, ...] = ()
+    sample: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
     """Texts to compare on; built-in sentences where it is empty."""
     max_error: _Error | None = None
     """Largest absolute difference of an output element."""

@@ -62,7 +62,8 @@ def new_directory(final: Path, *, replace: bool = False) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{_TEMPORARY}{final.name}-"))
         lock = os.open(work, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):  # NFS cannot lock a folder; nothing is swept there then
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield work
             work.chmod(0o755)  # mkdtemp's folders are private; bundles are meant to be shared
             _sync(work)

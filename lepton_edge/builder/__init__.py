@@ -139,7 +139,8 @@ def _artifact(
     digest = digest_of(
         {f"{name}/{file}": known for file, known in describe_files(directory).items()}
     )
-    return Artifact(target.name, backend.name, name, digest, compiled, measured)
+    figures = parity.rounded(measured)
+    return Artifact(target.name, backend.name, name, digest, compiled, figures)
 
 
 def _manifest(made: _Plan, artifacts: tuple[Artifact, ...], work: Path, created: str) -> Manifest:

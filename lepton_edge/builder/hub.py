@@ -33,41 +33,41 @@ def pin(hub_id: str, revision: str | None = None) -> str:
 
 
 def download(hub_id: str, revision: str, *, with_code: bool = False) -> Path:
-    """The folder of a hub model at a commit: fetched, or from the local hub cache where the hub
-    cannot be reached.
+    """The folder of a hub model at a commit, from the local hub cache or else the network.
 
     ``with_code`` fetches the model's Python files too, for a build that trusts them. Raises
-    `DownloadError` at once where there is neither.
+    `DownloadError` at once where the hub cannot be reached.
     """
     _no_telemetry()
     from huggingface_hub import HfApi, snapshot_download
 
     patterns = [*_PATTERNS, *(["*.py"] if with_code else [])]
     try:
+        if cached := _cached(hub_id, revision, patterns):
+            return cached
         # One short request first: the download itself would retry for a long time.
         HfApi().model_info(hub_id, revision=revision, timeout=_TIMEOUT)
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the library and its HTTP client raise many kinds
-        return _cached(hub_id, revision, error)
-    try:
-        # Files that are in the cache already are not fetched again.
-        found = snapshot_download(hub_id, revision=revision, allow_patterns=patterns)
-    except Exception as error:
         raise _unreachable(hub_id, revision, error) from error
-    return Path(found)
 
 
-def _cached(hub_id: str, revision: str, error: Exception) -> Path:
+def _cached(hub_id: str, revision: str, patterns: list[str]) -> Path | None:
     """What an earlier build fetched, if it fetched all."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        found = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except Exception:
-        raise _unreachable(hub_id, revision, error) from error
-    # An interrupted download leaves a folder too: the weights are what it was fetching last.
-    if not (found / "config.json").is_file() or not any(found.glob("model*.safetensors")):
-        raise _unreachable(hub_id, revision, error) from error
-    return found
+        found = Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=patterns, local_files_only=True
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+    # An interrupted download leaves a folder too, which only newer releases of the library notice.
+    needed = ("config.json", "model*.safetensors", *(["*.py"] if "*.py" in patterns else []))
+    return found if all(any(found.glob(pattern)) for pattern in needed) else None
 
 
 def _unreachable(hub_id: str, revision: str | None, error: Exception) -> DownloadError:

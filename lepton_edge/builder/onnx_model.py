@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,8 @@ def external_data(file: Path) -> list[Path]:
         ) from error
     names = {
         entry.value
-        for tensor in model.graph.initializer
+        for graph in (model.graph, *model.functions)
+        for tensor in _tensors(graph)
         for entry in tensor.external_data
         if entry.key == "location"
     }
@@ -105,6 +106,16 @@ def external_data(file: Path) -> list[Path]:
                 hint="copy it to the same folder",
             )
     return found
+
+
+def _tensors(graph: Any) -> Iterator[onnx.TensorProto]:
+    """The tensors of a graph or function: initializers, and those in its nodes' attributes."""
+    yield from getattr(graph, "initializer", ())
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 class OnnxOriginal:

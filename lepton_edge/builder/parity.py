@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from lepton_edge.bundle.manifest import Parity
@@ -49,13 +50,13 @@ def measure(
     labels = task.labels_of(found), task.labels_of(expected)
     equal = None
     if labels[0] is not None and labels[1] is not None:
-        equal = _round(float((labels[0] == labels[1]).all(axis=1).mean()))
+        equal = float((labels[0] == labels[1]).all(axis=1).mean())
     return Parity(
         texts=len(texts),
-        max_error=_round(float(error.max())),
-        mean_error=_round(float(error.mean())),
-        min_cosine=_round(float(cosine.min())),
-        mean_cosine=_round(float(cosine.mean())),
+        max_error=float(error.max()),
+        mean_error=float(error.mean()),
+        min_cosine=float(cosine.min()),
+        mean_cosine=float(cosine.mean()),
         equal_labels=equal,
         compute=str(session.details.get("compute", "")),
     )
@@ -86,6 +87,13 @@ def check(parity: Parity, limits: Limits, precision: Precision, target: str) -> 
             f"original on {parity.texts} texts: {'; '.join(faults)}",
             hint=f"{_PRECISE}; or set other limits under parity:",
         )
+
+
+def rounded(parity: Parity) -> Parity:
+    """The figures for the manifest, after `check` has judged the exact ones."""
+    fields = msgspec.structs.asdict(parity)
+    figures = {name: _round(value) for name, value in fields.items() if isinstance(value, float)}
+    return msgspec.structs.replace(parity, **figures)
 
 
 def _either(limit: float | None, default: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -83,6 +83,7 @@ def check_files(
     memory = _Memory(directory)
     known = memory.read() if verify == "cached" else {}
     fresh: dict[str, _Stamp] = {}
+    _check_folders(directory, files)
     for name, expected in files.items():
         path = directory / name
         status = check_file(path, name, expected)
@@ -100,6 +101,17 @@ def check_files(
         fresh[name] = stamp
     if fresh != known:
         memory.write(fresh)
+
+
+def _check_folders(directory: Path, files: Mapping[str, File]) -> None:
+    """Raise `IntegrityError` where a file's folder is a link: it would lead out of the bundle."""
+    folders = {parent for name in files for parent in PurePosixPath(name).parents}
+    for folder in sorted(folders, key=str):
+        if (directory / folder).is_symlink() and folder.parts:
+            raise IntegrityError(
+                f"the bundle's folder {folder} is a link",
+                hint="the bundle was changed: copy or build it again",
+            )
 
 
 def _unreadable(name: str, error: OSError) -> BundleError:

@@ -153,7 +153,7 @@ def decode(data: bytes, where: str) -> Manifest:
 
 def is_safe_path(path: str) -> bool:
     """Whether a path is relative, plain, and stays inside: ``a/b``, never ``../a`` or ``/a``."""
-    if not path or "\\" in path or "\0" in path or ":" in path:
+    if not path.isprintable() or "\\" in path or ":" in path:
         return False
     return all(part not in ("", ".", "..") for part in path.split("/"))
 

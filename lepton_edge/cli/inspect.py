@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lepton_edge.bundle import Bundle, open_bundle
-from lepton_edge.cli.output import json_option, mebibytes, print_json, print_table
+from lepton_edge.cli.output import json_option, mebibytes, print_json, print_table, printable
 
 
 @click.command("inspect")
@@ -61,4 +61,4 @@ def _print_facts(bundle: Bundle) -> None:
     }
     for name, value in facts.items():
         if value:
-            click.echo(f"{name:12} {value}")
+            click.echo(f"{name:12} {printable(value)}")

@@ -79,8 +79,7 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
         return
     from rich.console import Console
 
-    console = Console(stderr=True)
-    with console.status("starting") as status:
+    with Console(stderr=True).status("starting") as status:
         yield lambda step: status.update(f"{step} …")
 
 
@@ -118,6 +117,9 @@ def _bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], N
         rich_progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        # Results go to standard output meanwhile, and must stay there.
+        redirect_stdout=False,
+        redirect_stderr=False,
     ) as bar:
         task = bar.add_task(label, total=total)
         yield lambda step: bar.advance(task, step)
@@ -134,6 +136,11 @@ def _lines(label: str, total: int | None, unit: str) -> Callable[[int], None]:
             note(f"{label}: {done:,} of {total:,} {unit}" if total else f"{label}: {done:,} {unit}")
 
     return advance
+
+
+def printable(text: str) -> str:
+    """Text from a bundle, with what could steer a terminal written as escapes."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def mebibytes(size: int) -> str:

@@ -110,12 +110,15 @@ def _run_file(
     from lepton_edge.runtime.files import count_lines, run_file
 
     total = count_lines(source)
+    stream = output or sys.stdout
+    # On a terminal the rows themselves show how far it is, and a bar would be drawn over them.
+    quiet = as_json or (output is None and sys.stdout.isatty())
     start = time.perf_counter()
-    with progress("running", total, "texts", quiet=as_json) as advance:
+    with progress("running", total, "texts", quiet=quiet) as advance:
         rows = run_file(
             model,
             source,
-            output or sys.stdout,
+            stream,
             column=column,
             force=force,
             progress=advance,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".csv")
+_MAX_CELL = 2**31 - 1
 
 # Enough for full micro-batches of each length, small enough that progress moves.
 _CHUNK = 512
@@ -96,7 +97,10 @@ def read_rows(source: Path, column: str) -> Iterator[tuple[int, Row]]:
 
 
 def count_lines(source: Path) -> int | None:
-    """Lines of a file: the rows, or a little more, for a progress bar. None if unreadable."""
+    """Lines of a file: the rows, or a little more, for a progress bar. None if unreadable, or a
+    pipe, which gives what it holds only once."""
+    if not source.is_file():
+        return None
     try:
         with source.open("rb") as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
@@ -126,6 +130,9 @@ def _jsonl_rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, Row]]:
 
 def _csv_rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, Row]]:
     """Rows by the header's names, with the number of each row's last line."""
+    # The limit is of the whole process, so it is only ever raised; how long a text may be is for
+    # the bundle to say.
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL))
     reader = csv.DictReader(file, strict=True)
     try:
         _check_header(source, reader.fieldnames or ())

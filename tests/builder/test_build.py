@@ -584,18 +584,17 @@ def _description(folder: Path) -> str:
 
 
 FULL = """
-import json, sys
+import json, shutil, sys
 from pathlib import Path
 
 import lepton_edge
 
 disk, model = map(Path, sys.argv[1:])
 whole = lepton_edge.build(model, output=disk / "whole").size
-total = 1024 * 1024 - 8192  # some is the filesystem's own
 found = []
 for share in (0, 0.02, 0.4, 0.9):
     filler = disk / "filler"
-    filler.write_bytes(bytes(int(total - whole * (1 + share))))
+    filler.write_bytes(bytes(int(shutil.disk_usage(disk).free - whole * share)))
     try:
         lepton_edge.build(model, output=disk / "out")
         error = None

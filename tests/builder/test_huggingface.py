@@ -504,6 +504,17 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def own_code(folder: Path) -> Path:
     """A classifier whose code is in its folder."""
+    write_own_code(folder)
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    edit_json(
+        folder / "config.json",
+        auto_map=auto_map | {"AutoTokenizer": ["modeling_tiny.TinyTokenizer", None]},
+    )
+    return folder
+
+
+def write_own_code(folder: Path) -> None:
+    """Make a tiny model's folder one of a model with code of its own."""
     from safetensors.torch import save_file
 
     (folder / "modeling_tiny.py").write_text(MODELING)
@@ -513,7 +524,6 @@ def own_code(folder: Path) -> Path:
         "auto_map": {
             "AutoConfig": "modeling_tiny.TinyConfig",
             "AutoModelForSequenceClassification": "modeling_tiny.TinyBag",
-            "AutoTokenizer": ["modeling_tiny.TinyTokenizer", None],
         },
         "id2label": dict(enumerate(LABELS)),
         "vocab_size": 64,
@@ -526,7 +536,6 @@ def own_code(folder: Path) -> Path:
         "linear.bias": torch.randn(3),
     }
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
 
 
 def test_code_of_the_model_does_not_run_unless_trusted(

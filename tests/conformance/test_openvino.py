@@ -367,3 +367,22 @@ def test_a_device_that_is_not_there_names_those_that_are(artifact: tuple[Path, C
         with pytest.raises(BackendError, match=f"OpenVINO has no device '{device}' here") as caught:
             BACKEND.load(*artifact, device)
         assert caught.value.hint == f"available: {', '.join(openvino().Core().available_devices)}"
+
+
+def test_the_host_still_gets_the_converter_without_telemetry() -> None:
+    code = """
+import sys
+from lepton_edge_openvino.library import openvino
+openvino()
+assert "openvino.tools.ovc" not in sys.modules
+import openvino as ov
+assert callable(ov.convert_model)
+assert "openvino_telemetry" not in sys.modules
+try:
+    ov.no_such_thing
+except AttributeError as error:
+    assert "no_such_thing" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

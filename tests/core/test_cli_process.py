@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,30 @@ def test_help_and_lists_import_nothing_heavy(fake_backend: Path) -> None:
     assert b"lepton_edge.cli.output" in imported
     heavy = {b"torch", b"transformers", b"openvino", b"numpy", b"pydantic", b"tokenizers"}
     assert imported & heavy == set()
+
+
+@pytest.mark.parametrize("stdout_is_terminal", [False, True])
+def test_results_are_whole_beside_a_progress_bar(
+    bundle: Path, fake_backend: Path, tmp_path: Path, stdout_is_terminal: bool
+) -> None:
+    """With standard error on a terminal, standard output still gets JSON Lines."""
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": f"w{n} " * 40}) + "\n" for n in range(9)))
+    leader, terminal = pty.openpty()
+    with (tmp_path / "out").open("wb") as file:
+        running = subprocess.Popen(
+            command("run", bundle, "--input", source),
+            stdout=terminal if stdout_is_terminal else file,
+            stderr=terminal,
+            env=environment(fake_backend, COLUMNS="40"),
+        )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # how Linux says that the other end is closed
+        while chunk := os.read(leader, 65536):
+            shown += chunk
+    os.close(leader)
+    assert running.wait(60) == 0
+    printed = shown if stdout_is_terminal else (tmp_path / "out").read_bytes()
+    rows = [json.loads(line) for line in printed.splitlines() if line.startswith(b"{")]
+    assert [row["text"].split()[0] for row in rows] == [f"w{n}" for n in range(9)]

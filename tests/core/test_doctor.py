@@ -28,7 +28,7 @@ def test_every_finding_has_a_name_a_status_and_a_detail(fake_backend: Path) -> N
     names = [finding.name for finding in findings]
     assert len(set(names)) == len(names)
     assert names[:5] == ["python", "processor", "memory", "disk", "cache"]
-    assert {"fake", "build", "serve"} <= set(names)
+    assert {"fake", "build"} <= set(names)
     for finding in findings:
         assert finding.status in ("ok", "warning", "missing")
         assert finding.detail

@@ -414,3 +414,11 @@ def test_a_warm_up_that_fails_closes_the_session(
     with pytest.raises(ZeroDivisionError):
         load(fake_bundle().path, warm_up=True)
     assert closed == [True]
+
+
+def test_a_folder_that_is_a_link_is_refused(fake_bundle: Bundles, tmp_path: Path) -> None:
+    bundle = fake_bundle()
+    (bundle.path / "artifacts").rename(tmp_path / "elsewhere")
+    (bundle.path / "artifacts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match="folder artifacts is a link"):
+        load(bundle.path)

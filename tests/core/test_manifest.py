@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from lepton_edge.bundle.manifest import (
     is_safe_path,
 )
 from lepton_edge.errors import BundleError, SchemaError
+from lepton_edge.testing import write_fake_bundle
 
 DIGEST = "0123456789abcdef" * 4
 MANIFEST = Manifest(
@@ -352,7 +354,7 @@ def test_any_value_in_any_place_is_a_manifest_or_refused(place: Place, value: ob
     _is_a_manifest_or_refused(changed(place, value))
 
 
-_name = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\\:\0"), min_size=1)
+_name = st.text(st.characters(exclude_characters="/\\:").filter(str.isprintable), min_size=1)
 _plain = _name.filter(lambda name: name not in (".", ".."))
 _digest = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 _number = st.floats(allow_nan=False, allow_infinity=False)
@@ -434,3 +436,10 @@ def test_any_manifest_is_read_as_it_was_written(manifest: Manifest) -> None:
     again = decode(encode(manifest), "M")
     assert again == manifest
     assert encode(again) == encode(manifest)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\u202eb"])
+def test_a_name_that_could_steer_a_terminal_is_refused(tmp_path: Path, name: str) -> None:
+    values = json.loads((write_fake_bundle(tmp_path / "b").path / "manifest.json").read_bytes())
+    with pytest.raises(BundleError, match="not a plain file name"):
+        manifests.decode(json.dumps({**values, "name": name}).encode(), "m")

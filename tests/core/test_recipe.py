@@ -779,7 +779,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         parity=draw(
             st.builds(
                 Parity,
-                sample=st.lists(_words, max_size=3).map(tuple),
+                sample=st.lists(_words.filter(str.strip), max_size=3).map(tuple),
                 max_error=st.none() | _error,
                 mean_error=st.none() | _error,
                 min_cosine=st.none() | _share,

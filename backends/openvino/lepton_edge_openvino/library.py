@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _CONVERTER = "openvino.tools.ovc"
 _TELEMETRY = "openvino_telemetry"
+# What is hidden from one thread's import is hidden from every thread's.
+_IMPORTING = threading.RLock()
 
 
 def openvino() -> Any:
@@ -21,16 +24,29 @@ def openvino() -> Any:
 
     ``import openvino`` loads its model converter too, which sends a usage event over the network
     on import. The runtime needs no converter, so it is kept out; that also saves about 0.15 s.
+    Whoever asks the module for ``convert_model`` later gets it then, without the usage event.
     """
-    with _hidden(_CONVERTER), import_errors():
-        return import_module("openvino")
+    with _IMPORTING, import_errors():
+        if sys.modules.get("openvino"):
+            return sys.modules["openvino"]
+        with _hidden(_CONVERTER):
+            module = import_module("openvino")
+        module.__getattr__ = _from_converter  # type: ignore[method-assign]
+        return module
 
 
 def converter() -> Any:
     """The module `openvino.tools.ovc`, for building, with its telemetry replaced by its stub."""
     openvino()
-    with _hidden(_TELEMETRY), import_errors():
+    with _IMPORTING, _hidden(_TELEMETRY), import_errors():
         return import_module(_CONVERTER)
+
+
+def _from_converter(name: str) -> Any:
+    """``openvino.__getattr__``: what the package would have imported from its converter."""
+    if name == "convert_model":
+        return converter().convert_model
+    raise AttributeError(f"module 'openvino' has no attribute {name!r}")
 
 
 @contextmanager

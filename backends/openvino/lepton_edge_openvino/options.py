@@ -15,4 +15,8 @@ class OpenVINOOptions:
     threads: int | None = None
     """Threads of inference; the library's own choice, all cores, where absent."""
 
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads}: it is a number from 1")
+
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (a ClassVar to pydantic)
