@@ -77,9 +77,9 @@ def task_of(config: Any, is_sentence_transformer: bool) -> str:
         if any(name.endswith(head.endings) for name in architectures):
             return task
     raise SourceError(
-        f"config.json names the architecture {', '.join(architectures) or '(none)'}: "
-        "no task goes with it",
-        hint=f"name one: task: {' or '.join(HEADS)}",
+        f"config.json names the architecture {', '.join(architectures) or '(none)'}, "
+        "which is for no task that this version has",
+        hint=f"if it does one of these, name it (--task, or task in a recipe): {', '.join(HEADS)}",
     )
 
 

@@ -40,10 +40,13 @@ def load_onnx(file: Path, folder: Path, recipe: Recipe) -> LoadedSource:
     Raises `SourceError`.
     """
     if not file.is_file():
-        raise SourceError(f"there is no ONNX file at {file}", hint="check source.onnx")
+        raise SourceError(
+            f"there is no ONNX file at {file}", hint="check the path, or source.onnx in the recipe"
+        )
     if recipe.task is None:
         raise SourceError(
-            "an ONNX file does not say its task", hint=f"name one: task: {' or '.join(TASKS)}"
+            "an ONNX file does not say its task",
+            hint=f"name one with --task, or task in a recipe: {' or '.join(TASKS)}",
         )
     pinned = recipe.source.sha256 if recipe.source else None
     weights = [file, *external_data(file)]

@@ -37,4 +37,4 @@ def command(as_json: bool) -> None:
         ],
     )
     for backend in sorted({target.backend for target in TARGETS.values()} - installed):
-        note(f"to install {backend}: {registry.how_to_install(backend)}")
+        note(f"{backend}: {registry.how_to_install(backend)}")

@@ -392,7 +392,7 @@ def test_an_output_that_is_a_file_is_refused(tiny_bert: Path, tmp_path: Path) ->
             {"target": "jetson"},
             BackendError,
             "the backend 'tensorrt' is not installed",
-            "pip install 'lepton-edge[tensorrt]'",
+            "the tensorrt backend is not released yet",
         ),
         ({"target": "intel-cpu,jetson"}, BackendError, "'tensorrt' is not installed", "tensorrt"),
         ({"task": "summarisation"}, RecipeError, "unknown 'summarisation'", "recipes --schema"),
