@@ -39,9 +39,10 @@ class SentenceFiles:
             return
         self.normalize = False
         for module in read_json(folder / "modules.json", list):
-            kind = str(module.get("type", "")).rpartition(".")[2]
+            values = module if isinstance(module, dict) else {}
+            kind = str(values.get("type")).rpartition(".")[2]
             if kind == "Pooling":
-                self._pooling = folder / module["path"] / "config.json"
+                self._pooling = folder / str(values.get("path")) / "config.json"
             elif kind == "Normalize":
                 self.normalize = True
             elif kind != "Transformer":
@@ -78,7 +79,8 @@ class SentenceFiles:
         file = folder / "sentence_bert_config.json"
         if file.is_file():
             settings = read_json(file, dict)
-            self.max_length = settings.get("max_seq_length")
+            stated = settings.get("max_seq_length")
+            self.max_length = stated if isinstance(stated, int) else None
             self.lower_case = settings.get("do_lower_case") is True
         file = folder / "config_sentence_transformers.json"
         prompt = read_json(file, dict).get("default_prompt_name") if file.is_file() else None

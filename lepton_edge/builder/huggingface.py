@@ -11,7 +11,7 @@ import torch
 from lepton_edge.builder.families import HEADS, check_family, max_positions, task_of
 from lepton_edge.builder.folder import SentenceFiles, license_of, read_json
 from lepton_edge.builder.quiet import quiet
-from lepton_edge.builder.source import LoadedSource, hash_weights
+from lepton_edge.builder.source import LoadedSource, first_line, hash_weights
 from lepton_edge.builder.tokenizers import check_vocabulary, lowered, tokenizer_from_folder
 from lepton_edge.builder.torch_model import TorchOriginal
 from lepton_edge.bundle.manifest import Source
@@ -117,7 +117,7 @@ def _read_config(folder: Path, trust_remote_code: bool) -> Any:
     except Exception as error:  # each family checks its values in its own way
         raise SourceError(
             f"transformers cannot read {file} (model_type {values.get('model_type')!r}): "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             hint="export the model to ONNX and build from the file: source: {onnx: model.onnx}",
         ) from error
 
@@ -169,7 +169,7 @@ def _load_model(folder: Path, config: Any, task: str, trust_remote_code: bool) -
     # whatever the code that comes with a trusted model raises.
     except Exception as error:
         raise SourceError(
-            f"the model in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}",
+            f"the model in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}",
             hint="its weights are cut short or damaged, or belong to another config.json: "
             "fetch it again",
         ) from error
@@ -215,8 +215,3 @@ def _facts(config: Any, sentence: SentenceFiles, recipe: Recipe) -> Facts:
         pooling=None if recipe.task_options.get("pooling") else sentence.pooling(),
         normalize=sentence.normalize,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -165,7 +165,7 @@ class OnnxOriginal:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
             raise SourceError(
                 f"ONNX Runtime cannot run {self._file.name} on {shapes}: {_last_line(error)}",
-                hint="export it again with dynamic batch and length",
+                hint="export it again with dynamic batch and length, and with its own tokenizer",
             ) from error
         result: NDArray[np.float32] = output
         return result

@@ -67,3 +67,9 @@ def hash_weights(files: Sequence[Path], pinned: str | None) -> str:
             "or change source.sha256 if the change is meant",
         )
     return found
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, without the pages that may follow."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

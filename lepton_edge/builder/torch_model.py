@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lepton_edge.backend import Graph, TensorSpec
-from lepton_edge.builder.source import LoadedSource
+from lepton_edge.builder.source import LoadedSource, first_line
 from lepton_edge.builder.tokenizers import (
     SourceTokenizer,
     from_tokenizer,
@@ -126,7 +126,7 @@ class TorchOriginal:
             raise
         except Exception as error:  # torch.export raises many kinds
             raise UnsupportedModelError(
-                f"torch cannot export {self._name}: {_first_line(error)}",
+                f"torch cannot export {self._name}: {first_line(error)}",
                 hint="export it to ONNX with its own tools and build from the file: "
                 "source: {onnx: model.onnx}",
             ) from error
@@ -139,10 +139,17 @@ class TorchOriginal:
 
     def run(self, feeds: Tensors) -> NDArray[np.float32]:
         assert self._wrapped is not None, "graph() comes first"
-        with torch.no_grad():
-            output: torch.Tensor = self._wrapped(
-                *(torch.from_numpy(feeds[name]) for name in self._inputs)
-            )
+        try:
+            with torch.no_grad():
+                output: torch.Tensor = self._wrapped(
+                    *(torch.from_numpy(feeds[name]) for name in self._inputs)
+                )
+        except Exception as error:  # the module is anyone's
+            raise SourceError(
+                f"{self._name} cannot answer a text of {feeds[INPUT_IDS].shape[1]} tokens: "
+                f"{type(error).__name__}: {first_line(error)}",
+                hint="does the tokenizer belong to it, and does it take texts of max_length?",
+            ) from error
         result: NDArray[np.float32] = output.numpy()
         return result
 
@@ -212,6 +219,8 @@ def hash_state(module: torch.nn.Module) -> str:
     """SHA-256 over a module's parameters and buffers by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):  # a module may keep a state of any other kind
+            continue
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -238,8 +247,3 @@ def _output_shape(output: torch.Tensor, config: Any) -> tuple[int | str, ...]:
     if labels is not None and len(labels) != output.shape[1]:
         raise SourceError(f"the module has {output.shape[1]} outputs for {len(labels)} labels")
     return ("batch", int(output.shape[1]))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -103,6 +103,12 @@ class TextClassification(Task[Classification]):
         if len(set(labels)) != len(labels):
             raise SourceError("two labels have the same name", hint="see task_options.labels")
         multi_label = facts.multi_label if options.multi_label is None else options.multi_label
+        if len(labels) == 1 and not multi_label:
+            # Softmax over one output is always 1. Regression heads and rankers have just one.
+            raise SourceError(
+                f"the model has one output, {labels[0]!r}: a number, not a choice of labels",
+                hint="task_options: {multi_label: true} gives the probability of that one label",
+            )
         return TextClassificationConfig(tuple(labels), bool(multi_label), options.threshold)
 
     def results(

@@ -143,7 +143,22 @@ def test_a_checkpoint_for_another_task_needs_a_task(folder: Path, out: Path) -> 
     edit_json(folder / "config.json", architectures=["BertForTokenClassification"])
     error = refused(SourceError, folder, out)
     assert "BertForTokenClassification" in error.message
-    assert "task: text-classification or feature-extraction" in str(error.hint)
+    assert "--task" in str(error.hint)
+    assert "text-classification, feature-extraction" in str(error.hint)
+
+
+def test_a_single_output_is_no_choice_of_labels(tmp_path: Path, out: Path) -> None:
+    """Such as a ranker's: its softmax would be 1 for every text."""
+    folder = save_tiny(
+        "bert", tmp_path / "ranker", id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0}
+    )
+    error = refused(SourceError, folder, out)
+    assert "one output, 'LABEL_0': a number, not a choice of labels" in error.message
+    assert "multi_label: true" in str(error.hint)
+    options = {"task": "text-classification", "task_options": {"multi_label": True}}
+    bundle = lepton_edge.build(recipe_for(folder, **options), output=out)
+    with lepton_edge.load(bundle.path) as model:
+        assert len({result.score for result in model(list(TEXTS))}) > 1
 
 
 def test_a_folder_without_tokenizer_is_refused(folder: Path, out: Path) -> None:
@@ -223,15 +238,20 @@ def test_a_flipped_bit_in_the_header_never_ends_in_a_traceback(
 
 
 def test_pickled_weights_are_refused_unread(folder: Path, out: Path, tmp_path: Path) -> None:
+    opened = tmp_path / "unpickled"
+
     class Trap:
-        def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
-            return Path, (str(tmp_path / "unpickled"),)
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+            return open, (str(opened), "w")
 
     (folder / "model.safetensors").unlink()
     torch.save({"weight": Trap()}, folder / "pytorch_model.bin")
     error = refused(SourceError, folder, out)
     assert "only pytorch_model.bin, a pickle, which can run code" in error.message
     assert "safe_serialization=True" in str(error.hint)
+    assert not opened.exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)["weight"].close()
+    assert opened.exists(), "the trap itself has to work"
 
 
 def test_a_folder_without_weights_is_refused(folder: Path, out: Path) -> None:
@@ -380,6 +400,13 @@ def test_a_module_that_is_not_supported_is_refused(tmp_path: Path, out: Path) ->
     error = refused(SourceError, folder, out)
     assert "a sentence-transformers module Dense, which is not supported" in error.message
     assert "Transformer, Pooling, Normalize" in str(error.hint)
+
+
+@pytest.mark.parametrize("modules", ['["Pooling"]', "[{}]", "{}", "[null]"])
+def test_modules_that_cannot_be_read_are_refused(tmp_path: Path, out: Path, modules: str) -> None:
+    folder = sentence_folder(tmp_path / "model", FLAGS)
+    (folder / "modules.json").write_text(modules)
+    assert str(folder) in refused(SourceError, folder, out).message
 
 
 def test_a_prompt_before_every_text_is_refused(tmp_path: Path, out: Path) -> None:

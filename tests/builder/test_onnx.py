@@ -292,7 +292,8 @@ def test_a_missing_file_is_named(tmp_path: Path, out: Path) -> None:
 def test_an_onnx_file_needs_a_task(tmp_path: Path, out: Path) -> None:
     error = refused(SourceError, bag(tmp_path), out)
     assert error.message == "an ONNX file does not say its task"
-    assert "task: text-classification or feature-extraction" in str(error.hint)
+    assert "--task" in str(error.hint)
+    assert "text-classification or feature-extraction" in str(error.hint)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.999])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -322,3 +323,27 @@ def _changed(
     change(weights[next(name for name in weights if part in name)])
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
     return copy
+
+
+@pytest.mark.parametrize(
+    ("figures", "limits"),
+    [
+        ({"equal_labels": 0.94996}, {"equal_labels": 0.95}),
+        ({"max_error": 0.100049}, {"max_error": 0.1}),
+        ({"min_cosine": 0.989996}, {"min_cosine": 0.99}),
+    ],
+)
+def test_a_figure_just_beyond_its_limit_fails_although_it_rounds_to_it(
+    figures: dict[str, float], limits: dict[str, float]
+) -> None:
+    good = Parity(4, 0.0, 0.0, 1.0, 1.0, 1.0)
+    parity.check(good, Limits(**limits), "auto", "intel-cpu")
+    with pytest.raises(ParityError):
+        parity.check(
+            msgspec.structs.replace(good, **figures), Limits(**limits), "auto", "intel-cpu"
+        )
+
+
+def test_figures_are_rounded_for_the_manifest_only() -> None:
+    rounded = parity.rounded(Parity(4, 0.123456, 0.0123456, 0.9876543, 0.99987654, 0.75, "fp32"))
+    assert rounded == Parity(4, 0.123, 0.0123, 0.9877, 0.999877, 0.75, "fp32")

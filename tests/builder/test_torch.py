@@ -386,6 +386,16 @@ def test_inputs_that_text_does_not_give_are_refused(out: Path, inputs: tuple[str
     assert "attention_mask, token_type_ids" in error.message
 
 
+def test_a_tokenizer_of_another_model_is_told_apart(out: Path) -> None:
+    """Nothing says how many embeddings a module has: it fails when it is asked."""
+    module = Recurrent(last)
+    module.embedding = torch.nn.Embedding(8, 16)
+    error = refused(SourceError, source_of(module), out, recipe=Recipe(name="x"))
+    assert "Recurrent cannot answer a text of " in error.message
+    assert "index out of range" in error.message
+    assert "does the tokenizer belong to it" in str(error.hint)
+
+
 def test_a_missing_tokenizer_is_named(tmp_path: Path, out: Path) -> None:
     source = source_of(Recurrent(last), tokenizer=tmp_path / "none.json")
     error = refused(SourceError, source, out, recipe=Recipe(name="x"))

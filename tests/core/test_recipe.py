@@ -863,3 +863,16 @@ def test_a_threshold_that_is_no_probability_is_refused() -> None:
     (message,) = faults(f"{START}task: text-classification\ntask_options: {{threshold: 7}}\n")
     assert "threshold is 7" in message
     assert "from 0 to 1" in message
+
+
+def test_a_sample_text_without_a_word_is_refused_with_its_line() -> None:
+    (message,) = faults(f'{START}parity:\n  sample:\n    - fine\n    - " "\n')
+    assert message.startswith("r.yaml:6: parity.sample.1 is ' '")
+
+
+@pytest.mark.parametrize("threads", [0, -3])
+def test_a_number_of_threads_that_is_none_is_refused(threads: int) -> None:
+    if "openvino" not in {entry.name for entry in registry.entries()}:
+        pytest.skip("the openvino backend is not installed here")
+    (message,) = faults(f"{START}backends: {{openvino: {{threads: {threads}}}}}\n")
+    assert f"threads is {threads}: it is a number from 1" in message

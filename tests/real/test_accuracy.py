@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import lepton_edge
-from lepton_edge import Bundle, Model, similarity
+from lepton_edge import Bundle, Model, recipes, similarity
 
 Build = Callable[..., Bundle]
 
@@ -43,19 +43,14 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def accuracy(bundle: Bundle, rows: list[dict[str, Any]]) -> float:
-    """The share of rows whose label is given; a label may be a name or its number."""
+    """The share of rows whose label, by its name or its number, is the one given."""
     names = bundle.manifest.task_config["labels"]
     with lepton_edge.load(bundle.path) as model:
         results = model([row["text"] for row in rows])
-    right = [
-        result.label in (row["label"], _name(names, row["label"]))
-        for result, row in zip(results, rows, strict=True)
+    expected = [
+        names[row["label"]] if isinstance(row["label"], int) else row["label"] for row in rows
     ]
-    return float(np.mean(right))
-
-
-def _name(names: list[str], label: str | int) -> str:
-    return names[label] if isinstance(label, int) else label
+    return float(np.mean([r.label == label for r, label in zip(results, expected, strict=True)]))
 
 
 # Classification.
@@ -87,7 +82,7 @@ def demo(build: Build) -> Bundle:
 
 
 def test_the_demo_model_is_small(demo: Bundle) -> None:
-    source = Path(lepton_edge.recipes.path("demo-intents")).with_suffix("")
+    source = recipes.path("demo-intents").with_suffix("")
     for folder in (source, demo.path):
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         assert size <= 6_000_000, folder
@@ -132,11 +127,8 @@ def embedder(minilm: Path, build: Build) -> Iterator[Model]:
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[dict[str, Any]]:
-    file = Path(__file__).parents[3] / "shared" / "data" / "stsb_test_open.jsonl"
-    if not file.is_file():
-        pytest.skip(f"needs {file}, which is not there")
-    return read(file)
+def pairs(shared: Path) -> list[dict[str, Any]]:
+    return read(shared / "data" / "stsb_test_open.jsonl")
 
 
 def test_embeddings_are_those_of_torch(
@@ -181,7 +173,7 @@ def spearman(a: list[float], b: list[float]) -> float:
     """Correlation of the ranks; equal values share the mean of their ranks."""
     ranks = []
     for values in (a, b):
-        unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         last = counts.cumsum()
         ranks.append((last - (counts - 1) / 2)[inverse])
     return float(np.corrcoef(*ranks)[0, 1])
