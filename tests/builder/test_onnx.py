@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lepton_edge
 from lepton_edge import Recipe
-from lepton_edge.builder.onnx_model import load_onnx
+from lepton_edge.builder.onnx_model import external_data, load_onnx
 from lepton_edge.errors import SourceError
 from lepton_edge.recipe import Source
 from tests.builder.parts import (
@@ -412,6 +412,30 @@ def test_weights_beside_the_file_are_part_of_it(external: Path, out: Path) -> No
     data[0] ^= 1
     weights.write_bytes(data)
     assert load_onnx(external, external.parent, recipe).source.sha256 != before
+
+
+def test_weights_in_constant_nodes_are_part_of_it_too(tmp_path: Path) -> None:
+    file = bag(tmp_path)
+    model = onnx.load(str(file))
+    for tensor in model.graph.initializer:
+        model.graph.node.insert(
+            0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+        )
+    del model.graph.initializer[:]
+    onnx.save(
+        model,
+        str(file),
+        save_as_external_data=True,
+        location="bag.weights",
+        size_threshold=64,
+        convert_attribute=True,
+    )
+    weights = file.with_name("bag.weights")
+    assert external_data(file) == [weights]
+    recipe = Recipe(name="bag", source=Source(onnx=str(file)), task=CLASSIFY)
+    before = load_onnx(file, tmp_path, recipe).source.sha256
+    weights.write_bytes(bytes(weights.stat().st_size))
+    assert load_onnx(file, tmp_path, recipe).source.sha256 != before
 
 
 def test_missing_weights_are_named(external: Path, out: Path) -> None:
