@@ -111,7 +111,7 @@ def _cli() -> str:
         "_LEPTON_EDGE_COMPLETE=fish_source lepton-edge | source     # config.fish",
         "```\n",
     ]
-    context = click.Context(cli, info_name="lepton-edge", terminal_width=100)
+    context = cli.make_context("lepton-edge", [], resilient_parsing=True, terminal_width=100)
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
@@ -209,6 +209,15 @@ def _field_docs(model: type) -> dict[str, str]:
 
 
 def main() -> int:
+    """Write the pages, or with ``--check`` name those that are not what the code says."""
+    if "--check" in sys.argv:
+        stale = [
+            name
+            for name, text in pages().items()
+            if (DOCS / name).read_text(encoding="utf-8") != text
+        ]
+        print("\n".join(f"docs/{name} is not what the code says: make docs" for name in stale))
+        return 1 if stale else 0
     for name, text in pages().items():
         (DOCS / name).write_text(text, encoding="utf-8")
         print(f"docs/{name}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,14 +38,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def fake_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def fake_backend(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """The folder on the path whose package metadata names `FakeBackend` as ``fake``."""
     folder = tmp_path_factory.mktemp("plugins")
     write_fake_distribution(folder)
-    sys.path.insert(0, str(folder))
+    monkeypatch.syspath_prepend(str(folder))
     registry._load.cache_clear()
     yield folder
-    sys.path.remove(str(folder))
     registry._load.cache_clear()
 
 
