@@ -67,7 +67,8 @@ class OpenVINOBackend(Backend):
             raise BackendError(
                 f"OpenVINO {library.__version__.split('-')[0]} cannot open {directory} on "
                 f"{device}: {last_line(error)}",
-                hint=f"it was built with {compiled.requires}; install that, or build it again",
+                hint=f"it was built with {compiled.requires}: install that, or build it again "
+                "(with precision: fp32, if it is a build that failed)",
             ) from error
         return OpenVINOSession(model, compiled, device)
 
