@@ -136,9 +136,7 @@ def _artifact(
     with backend.load(directory, compiled, target.device) as session:
         measured = parity.measure(made.loaded.original, session, encoder, made.task, texts)
     parity.check(measured, recipe.parity, recipe.precision, target.name)
-    digest = digest_of(
-        {f"{name}/{file}": known for file, known in describe_files(directory).items()}
-    )
+    digest = digest_of(describe_files(work, name))
     figures = parity.rounded(measured)
     return Artifact(target.name, backend.name, name, digest, compiled, figures)
 
