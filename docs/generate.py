@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from lepton_edge import recipe, registry
 from lepton_edge.backend import Compiled, TensorSpec
+from lepton_edge.builder.quality.metrics import METRICS
 from lepton_edge.bundle import manifest
 from lepton_edge.cli import main as cli
 from lepton_edge.tasks import TASKS, task_class
@@ -31,7 +32,12 @@ NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it ag
 
 def pages() -> dict[str, str]:
     """Every generated page by its file name."""
-    return {"recipes.md": _recipes(), "bundles.md": _bundles(), "cli.md": _cli()}
+    return {
+        "recipes.md": _recipes(),
+        "tasks.md": _tasks(),
+        "bundles.md": _bundles(),
+        "cli.md": _cli(),
+    }
 
 
 def _recipes() -> str:
@@ -49,6 +55,12 @@ def _recipes() -> str:
         _table(recipe.Source, "## `source`\n"),
         _table(recipe.Text, "## `text`\n"),
         _table(recipe.Parity, "## `parity`\n"),
+        _table(recipe.Calibration, "## `calibration`\n"),
+        _table(recipe.Quality, "## `quality`\n"),
+        "Where `quality` has `data`, the original and the compiled model answer every example, and",
+        "the build fails where the metric falls by more than `max_drop` points. With `int8` it first",
+        "tries again with as few operations in higher precision as it takes. What each attempt",
+        "measured is in the manifest and, with the worst examples, in the bundle's `quality.html`.\n",
         "## `task_options`\n",
     ]
     for name in TASKS:
@@ -56,6 +68,29 @@ def _recipes() -> str:
     parts.append("## `backends`\n")
     for entry in registry.entries():
         parts.append(_table(registry.get(entry.name).Options, f"### {entry.name}\n"))
+    return "\n".join(parts)
+
+
+def _tasks() -> str:
+    parts = [
+        NOTE,
+        "# Tasks\n",
+        "`model(inputs, **parameters)` takes one input or a list of inputs and gives one result or",
+        "a list of results. `lepton-edge run` takes a parameter as `-p NAME=VALUE`.\n",
+    ]
+    for name in TASKS:
+        task = task_class(name)
+        about = inspect.getdoc(sys.modules[task.__module__]) or ""
+        fields = ", ".join(f"`{field}`" for field in task.fields)
+        one = "a text (str)" if len(task.fields) == 1 else f"a mapping with {fields}"
+        parts += [f"## {name}\n", about + "\n", f"An input is {one}.\n"]
+        if dataclasses.fields(task.Parameters):
+            parts.append(_table(task.Parameters, "### Parameters\n"))
+        parts += ["### Metrics\n", "| metric | a row has | what it is |", "| --- | --- | --- |"]
+        for metric in METRICS[name]:
+            columns = ", ".join(f"`{column}`" for column in metric.columns)
+            parts.append(f"| `{metric.name}` | {columns} | {metric.about} |")
+        parts.append("")
     return "\n".join(parts)
 
 
@@ -70,6 +105,7 @@ def _bundles() -> str:
             "  manifest.json             what follows here",
             "  artifacts/intel-cpu/      what the backend compiled: model.xml, model.bin",
             "  tokenizer/tokenizer.json  the tokenizer",
+            "  quality.html              where the recipe has evaluation data: what was measured",
             "```\n",
             "A build writes it under a temporary name and renames it when it is whole. Before a",
             "parser sees a file, its size and SHA-256 are compared with the manifest; while a",
@@ -90,6 +126,9 @@ def _bundles() -> str:
             _table(Compiled, "### `artifacts[].compiled`\n"),
             _table(TensorSpec, "### `artifacts[].compiled.inputs[]`, `outputs[]`\n"),
             _table(manifest.Parity, "### `artifacts[].parity`\n"),
+            _table(manifest.Calibration, "### `artifacts[].calibration`\n"),
+            _table(manifest.Quality, "### `artifacts[].quality`\n"),
+            _table(manifest.Attempt, "### `artifacts[].quality.attempts[]`\n"),
             _table(manifest.File, "### `files{}`\n"),
             "### `task_config`\n",
             *(_table(task_class(name).Config, f"#### {name}\n") for name in TASKS),
@@ -139,7 +178,7 @@ def _fields(model: type) -> Iterator[tuple[str, Any, str]]:
     """Name, annotation and default of each field."""
     if issubclass(model, BaseModel):
         for name, field in model.model_fields.items():
-            annotation = model.__annotations__[name]
+            annotation = _annotations(model)[name]
             yield name, annotation, "required" if field.is_required() else _default(field.default)
     elif issubclass(model, msgspec.Struct):
         for info in msgspec.structs.fields(model):
@@ -150,6 +189,14 @@ def _fields(model: type) -> Iterator[tuple[str, Any, str]]:
         for plain in dataclasses.fields(model):
             given = plain.default is not dataclasses.MISSING
             yield plain.name, plain.type, _default(plain.default) if given else "required"
+
+
+def _annotations(model: type) -> dict[str, Any]:
+    """Its fields' annotations as they are written, those of its bases too."""
+    found: dict[str, Any] = {}
+    for each in reversed(model.__mro__):
+        found |= getattr(each, "__annotations__", {})
+    return found
 
 
 def _default(value: object) -> str:
@@ -181,6 +228,10 @@ def _type(annotation: Any) -> str:
         "dict[str, File]": "mapping of files",
         "tuple[Artifact, ...]": "list of artifacts",
         "tuple[TensorSpec, ...]": "list of tensors",
+        "tuple[Attempt, ...]": "list of attempts",
+        "tuple[Precision, ...]": "list of precisions",
+        "dict[str, _NotEmpty]": "mapping of text",
+        "Sequence[str]": "list of text",
         "tuple[int | str, ...]": "list of integers or text",
         "Sha256": "64 hexadecimal digits",
         "_NotEmpty": "text",
@@ -192,7 +243,15 @@ def _type(annotation: Any) -> str:
 
 
 def _field_docs(model: type) -> dict[str, str]:
-    """The string under each field in the class's source."""
+    """The string under each field in the class's source, or in that of a base of ours."""
+    docs: dict[str, str] = {}
+    for each in reversed(model.__mro__):
+        if each.__module__.startswith("lepton_edge"):
+            docs |= _own_field_docs(each)
+    return docs
+
+
+def _own_field_docs(model: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(model)))
     (definition,) = tree.body
     assert isinstance(definition, ast.ClassDef)

@@ -7,7 +7,7 @@ A backend is a distribution of its own. It names its class under the entry point
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "int8-weights"]
 Setting = str | int | float | bool
 
 
@@ -56,6 +56,8 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The library and version that it was compiled with."""
     settings: dict[str, Setting] = {}
     """The backend's own."""
+    kept: tuple[str, ...] = ()
+    """Operations that int8 left in higher precision, because the task's metric needs them."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,22 @@ class Graph:
     outputs: tuple[TensorSpec, ...]
     program: torch.export.ExportedProgram | None = None
     onnx: Path | None = None
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What int8 is made with.
+
+    ``feeds`` are inputs to measure ranges on. Where ``score`` is given (of an opened artifact, on
+    as many examples as asked, all of them where None; higher is better), the backend leaves as few
+    operations as it can in higher precision until all examples score ``at_least`` that. ``say`` is
+    told each step.
+    """
+
+    feeds: Sequence[Tensors]
+    score: Callable[[Session, int | None], float] | None = None
+    at_least: float = 0.0
+    say: Callable[[str], None] = lambda step: None  # noqa: E731
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,15 @@ class Backend(ABC):
     def probe(self) -> Probe:
         """Look at this machine. Raises `BackendError` where the library cannot be used."""
 
+    def version(self) -> str:
+        """The library's version: what a device profile is measured with. Raises `BackendError`."""
+        return self.probe().version
+
+    def tunings(self, compiled: Compiled) -> Sequence[Mapping[str, Setting]]:
+        """Settings worth measuring on this machine in place of the artifact's own, which are not
+        among them. None, for a backend that has nothing to choose."""
+        return ()
+
     @abstractmethod
     def build(
         self,
@@ -141,10 +168,12 @@ class Backend(ABC):
         precision: Precision,
         options: Any,
         directory: Path,
+        quantization: Quantization | None = None,
     ) -> Compiled:
         """Compile ``graph`` and write the artifact's files into the empty ``directory``.
 
-        The same arguments give the same bytes. Raises `BackendError`.
+        ``quantization`` comes with precision int8. The same arguments give the same bytes. Raises
+        `BackendError`.
         """
 
     @abstractmethod

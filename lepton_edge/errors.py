@@ -6,11 +6,13 @@
     │   ├── UnsupportedModelError    an architecture that cannot be exported
     │   └── DownloadError            a hub model that cannot be fetched
     ├── BuildError               a step of the build failed
-    │   └── ParityError              the compiled model does not answer like the original
+    │   ├── ParityError              the compiled model does not answer like the original
+    │   └── QualityError             it is worse at its task than the recipe allows
     ├── BundleError              a bundle or archive that cannot be opened
     │   ├── SchemaError              written by a newer lepton-edge
     │   └── IntegrityError           its files are not what the manifest says
     ├── BackendError             a backend is missing, broken, or refused its work
+    ├── SearchIndexError         a search index that cannot be opened, or is another model's
     ├── InputError               what was given to a model
     ├── InferenceError           a model that ran and did not answer
     └── StorageError             disk full, not writable, already there
@@ -32,6 +34,10 @@ class LeptonError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class LeptonWarning(UserWarning):
+    """Something that does not stop the work and that its user should know."""
 
 
 class RecipeError(LeptonError):
@@ -58,6 +64,10 @@ class ParityError(BuildError):
     """The compiled model's answers are further from the original's than the recipe allows."""
 
 
+class QualityError(BuildError):
+    """The compiled model lost more of its task's metric than the recipe allows."""
+
+
 class BundleError(LeptonError):
     """A bundle or a packed archive cannot be opened."""
 
@@ -72,6 +82,10 @@ class IntegrityError(BundleError):
 
 class BackendError(LeptonError):
     """A backend is not installed, cannot be imported, or refused an artifact or device."""
+
+
+class SearchIndexError(LeptonError):
+    """A search index is missing, damaged, or was made by another model."""
 
 
 class InputError(LeptonError):

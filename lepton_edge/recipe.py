@@ -98,7 +98,11 @@ class Text(_Section):
 
 
 class Parity(_Section):
-    """How far the compiled model may be from the original before the build fails."""
+    """How far the compiled model may be from the original before the build fails.
+
+    Where `quality` has data, the task's metric is the judge, and of these only fp32's limits and
+    those that the recipe names apply.
+    """
 
     sample: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
     """Texts to compare on; built-in sentences where it is empty."""
@@ -107,12 +111,45 @@ class Parity(_Section):
     mean_error: _Error | None = None
     """Mean absolute difference of the output elements."""
     min_cosine: _Share | None = None
-    """Smallest cosine of a text's outputs. Where absent: 0.9999 for fp32; otherwise 0.99 for
-    embeddings and none for labels (two logits near zero turn far on a small error)."""
+    """Smallest cosine of a text's outputs. Where absent: 0.9999 for fp32; for embeddings 0.99, with
+    int8 0.97; none for labels (two logits near zero turn far on a small error)."""
     mean_cosine: _Share | None = None
-    """Mean cosine of the texts' outputs; where absent 0.9999 for fp32, 0.99 otherwise."""
+    """Mean cosine of the texts' outputs. Where absent: 0.9999 for fp32, otherwise 0.99; with int8
+    0.97 for embeddings and none for labels."""
     equal_labels: _Share | None = None
-    """Smallest share of texts with equal labels; where absent 1.0 for fp32, 0.95 otherwise."""
+    """Smallest share of texts, or of tokens, with equal labels; where absent 1.0 for fp32, 0.9 for
+    int8, otherwise 0.95."""
+
+
+class _Rows(_Section):
+    """Examples in a file."""
+
+    data: _NotEmpty | None = None
+    """A .jsonl or .csv file. A relative path starts at the recipe's folder."""
+    columns: dict[str, _NotEmpty] = {}
+    """The file's column for each field, such as `{text: review}`, where it has another name."""
+    parameters: dict[str, Any] = {}
+    """What each call is given, such as `candidate_labels` of zero-shot-classification."""
+
+
+class Calibration(_Rows):
+    """What INT8 takes the ranges of a model's numbers from: texts like those it will meet."""
+
+    samples: Annotated[int, Field(ge=1)] = 300
+    """How many rows are used, spread over the file."""
+
+
+class Quality(_Rows):
+    """How good the compiled model must be at its task, beside the original."""
+
+    metric: str | None = None
+    """The task's first metric where it is absent: `docs/tasks.md` lists them."""
+    max_drop: Annotated[float, BeforeValidator(_number), Field(ge=0, le=100)] = 1.0
+    """How many points (hundredths) of the metric may be lost."""
+    samples: Annotated[int, Field(ge=1)] | None = None
+    """How many rows are used, spread over the file; all where it is absent."""
+    compare: tuple[Precision, ...] = ("fp32", "auto")
+    """Other precisions that the quality report shows beside the one that is built."""
 
 
 class Recipe(_Section):
@@ -135,11 +172,16 @@ class Recipe(_Section):
     precision: Precision = "auto"
     """Number format. `auto`: 16-bit weights and the fastest arithmetic of the device that runs it.
     `fp32`: both in 32 bits. `fp16`, `bf16`: 16-bit weights, and arithmetic as near to that format
-    as the device does well."""
+    as the device does well. `int8`: weights and arithmetic in 8 bits, with ranges measured on the
+    calibration data. `int8-weights`: weights in 8 bits, arithmetic as with `auto`."""
     text: Text = Text()
     """How text becomes tokens."""
     parity: Parity = Parity()
     """How far the compiled model may be from the original."""
+    calibration: Calibration = Calibration()
+    """What `int8` is calibrated on."""
+    quality: Quality = Quality()
+    """How good the compiled model must be at its task."""
     task_options: dict[str, Any] = {}
     """The task's own block."""
     backends: dict[str, dict[str, Any]] = {}
@@ -209,14 +251,26 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     recipe = parse_recipe(data, str(path))
-    if recipe.source is None:
-        raise RecipeError(f"{path}: source is missing", hint="source: path/to/model")
-    found = {
-        key: str(path.parent / value)
-        for key in ("path", "onnx", "tokenizer")
-        if (value := getattr(recipe.source, key)) is not None
+    sections = {
+        "source": ("path", "onnx", "tokenizer"),
+        "calibration": ("data",),
+        "quality": ("data",),
     }
-    return recipe.model_copy(update={"source": recipe.source.model_copy(update=found)})
+    return recipe.model_copy(
+        update={
+            name: _from_folder(section, keys, path.parent)
+            for name, keys in sections.items()
+            if (section := getattr(recipe, name)) is not None
+        }
+    )
+
+
+def _from_folder(section: _Section, keys: Iterable[str], folder: Path) -> _Section:
+    """The section with its relative paths starting at that folder."""
+    found = {
+        key: str(folder / value) for key in keys if (value := getattr(section, key)) is not None
+    }
+    return section.model_copy(update=found)
 
 
 def parse_recipe(data: bytes | str, where: str = "recipe") -> Recipe:

@@ -24,6 +24,7 @@ from lepton_edge.backend import (
     Graph,
     Precision,
     Probe,
+    Quantization,
     Session,
     TensorSpec,
     check_feeds,
@@ -45,10 +46,23 @@ _INPUTS = (
     TensorSpec("input_ids", "int64", ("batch", "length")),
     TensorSpec("attention_mask", "int64", ("batch", "length")),
 )
+_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(100)), "[MASK]")
+_TASK_CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "text-classification": {"labels": ["a", "b", "c"], "multi_label": False, "threshold": 0.5},
+    "zero-shot-classification": {
+        "labels": ["contradiction", "neutral", "entailment"],
+        "entailment": 2,
+        "contradiction": 0,
+        "hypothesis_template": "w98 {} w99",
+    },
+    "text-ranking": {"labels": ["relevance"], "relevant": 0, "activation": "sigmoid"},
+    "fill-mask": {"mask_token": "[MASK]"},
+    "feature-extraction": {"pooling": "mean", "normalize": True},
+}
 
 
 class FakeBackend(Backend):
-    """Gives each token a fixed random vector and each text the mean of its tokens' vectors.
+    """Gives each token a fixed random vector, and each text the mean of its tokens' vectors.
 
     It ignores what a graph computes, so a build with it fails the parity gate.
     """
@@ -67,7 +81,13 @@ class FakeBackend(Backend):
         return Probe("1.0", (Device("FAKE", "a device that is not there"),))
 
     def build(
-        self, graph: Graph, target: Target, precision: Precision, options: Any, directory: Path
+        self,
+        graph: Graph,
+        target: Target,
+        precision: Precision,
+        options: Any,
+        directory: Path,
+        quantization: Quantization | None = None,
     ) -> Compiled:
         (directory / _FILE).write_text(json.dumps({"seed": options.seed}), encoding="utf-8")
         return Compiled("fp32", graph.inputs, graph.outputs, "fake 1.0")
@@ -111,15 +131,27 @@ class FakeSession(Session):
         ids = feeds["input_ids"]
         self.calls.append(ids.shape)
         mask = np.asarray(feeds.get("attention_mask", np.ones_like(ids)))
-        return {name: _mean(ids, mask, table) for name, table in self._vectors.items()}
+        return {
+            spec.name: _output(ids, mask, spec, self._vectors[spec.name]) for spec in self.outputs
+        }
 
     def close(self) -> None:
         self._closed = True
 
 
 def _vectors(seed: int, spec: TensorSpec) -> NDArray[np.float32]:
-    size = int(spec.shape[-1])
+    size = spec.shape[-1] if isinstance(spec.shape[-1], int) else 1
     return np.random.default_rng(seed).standard_normal((_VOCABULARY, size), dtype=np.float32)
+
+
+def _output(
+    ids: NDArray[Any], mask: NDArray[Any], spec: TensorSpec, table: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The tokens' own vectors (or numbers) where the output has one for each, else their mean."""
+    if "length" not in spec.shape:
+        return _mean(ids, mask, table)
+    vectors: NDArray[np.float32] = table[ids % _VOCABULARY]
+    return vectors if isinstance(spec.shape[-1], int) else vectors[..., 0]
 
 
 def _mean(ids: NDArray[Any], mask: NDArray[Any], table: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -160,18 +192,17 @@ def write_fake_bundle(
     """
     from lepton_edge.tasks import task_class
 
-    labels = {"labels": ["a", "b", "c"], "multi_label": False, "threshold": 0.5}
-    pooling = {"pooling": "mean", "normalize": True}
-    config: Mapping[str, Any] = task_config or (
-        labels if task == "text-classification" else pooling
-    )
-    size = len(config.get("labels", ())) or 8
+    config: Mapping[str, Any] = task_config or _TASK_CONFIGS[task]
+    size = len(config.get("labels", ())) or (len(_WORDS) if task == "fill-mask" else 8)
     target = TARGETS["intel-cpu"]
-    output = TensorSpec(task_class(task).output, "float32", ("batch", size))
+    outputs = tuple(
+        TensorSpec(name, "float32", tuple(size if each == "size" else each for each in dimensions))
+        for name, dimensions in task_class(task).outputs.items()
+    )
     artifact = directory / "artifacts" / "fake"
     artifact.mkdir(parents=True)
     backend = FakeBackend()
-    graph = Graph(inputs, (output,), onnx=Path("none"))
+    graph = Graph(inputs, outputs, onnx=Path("none"))
     compiled = backend.build(graph, target, "fp32", backend.Options(), artifact)
     digest = digest_of(describe_files(directory))
     (directory / TOKENIZER).parent.mkdir()
@@ -203,13 +234,15 @@ def word_tokenizer() -> str:
     """A tokenizer.json that splits at white space and knows a few words; [PAD] is 0."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(100))]
-    vocabulary = {word: index for index, word in enumerate(words)}
+    vocabulary = {word: index for index, word in enumerate(_WORDS)}
     tokenizer: Any = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
+    tokenizer.add_special_tokens(["[MASK]"])
     text: str = tokenizer.to_str()
     return text
 

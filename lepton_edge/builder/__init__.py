@@ -5,43 +5,40 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_edge import __version__, recipes, registry
-from lepton_edge.bundle import TOKENIZER, Bundle, describe_files, open_bundle, refuse_output
+from lepton_edge import recipes, registry
+from lepton_edge.bundle import REPORT, TOKENIZER, Bundle, open_bundle, refuse_output
 from lepton_edge.bundle import manifest as manifests
-from lepton_edge.bundle.hashing import digest_of
-from lepton_edge.bundle.manifest import Artifact, Manifest, Text
-from lepton_edge.errors import BuildError, RecipeError, SourceError
+from lepton_edge.errors import BuildError, LeptonWarning, RecipeError, SourceError
 from lepton_edge.recipe import Recipe, Source, load_recipe
 from lepton_edge.storage import new_directory
-from lepton_edge.target import Target, parse_targets
-from lepton_edge.tasks import task_class
+from lepton_edge.target import parse_targets
 
 if TYPE_CHECKING:
-    from lepton_edge.backend import Backend, Graph, Precision
+    from lepton_edge.backend import Graph, Precision
+    from lepton_edge.builder.plan import Plan
+    from lepton_edge.builder.quality import Examples, Judge
     from lepton_edge.builder.source import LoadedSource
     from lepton_edge.builder.torch_model import TorchSource
-    from lepton_edge.tasks.base import Task
 
 Progress = Callable[[str], None]
 
 _NEEDED = ("torch", "transformers", "safetensors", "onnx", "onnxruntime", "huggingface_hub")
-_TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
 
 
-def build(
+def build(  # noqa: PLR0913  (keywords all but one)
     source: str | os.PathLike[str] | Recipe | TorchSource,
     *,
     target: str = "intel-cpu",
     output: str | os.PathLike[str] = "bundles",
     recipe: Recipe | None = None,
+    model: str | os.PathLike[str] | None = None,
     task: str | None = None,
     precision: Precision | None = None,
     revision: str | None = None,
@@ -52,119 +49,85 @@ def build(
     """Compile a model for one or more targets, prove it, and write a bundle.
 
     ``source`` is a recipe (a file, a built-in one's name, or a `Recipe`), a Hugging Face folder,
-    an ONNX file, a hub id, or a `TorchSource` with its ``recipe``. ``target`` may name several,
-    with commas. The bundle is the folder ``output/NAME-VERSION``; it appears there whole or not at
-    all. ``task``, ``precision`` and ``revision`` win over the recipe's. ``progress`` is told each
-    step.
+    an ONNX file, a hub id, or a `TorchSource` with its ``recipe``. ``model`` is the model that a
+    recipe is used for, where it names none or another one. ``target`` may name several, with
+    commas. The bundle is the folder ``output/NAME-VERSION``; it appears there whole or not at all.
+    ``task``, ``precision`` and ``revision`` win over the recipe's. ``progress`` is told each step;
+    what its user should know and does not stop it is a `LeptonWarning`.
 
-    Raises `RecipeError`, `SourceError`, `BackendError`, `BuildError` (`ParityError` where the
-    compiled model does not answer like the original) and `StorageError`.
+    Raises `RecipeError`, `SourceError`, `InputError` (for the rows of a data file), `BackendError`,
+    `BuildError` (`ParityError` where the compiled model does not answer like the original,
+    `QualityError` where it is worse at its task than the recipe allows) and `StorageError`.
     """
     say = (lambda step: None) if progress is None else progress
     _check_extra()
     targets = parse_targets(target)
     backends = {wanted.name: registry.get(wanted.backend) for wanted in targets}
-    recipe = _recipe_from(source, recipe, task, precision, revision)
+    recipe = _recipe_from(source, recipe, model, task, precision, revision)
     for backend in backends.values():
         recipe.options_of_backend(backend.name)  # refused now rather than after the slow work
     created = _now()
     final = Path(output) / f"{recipe.name}-{recipe.version}"
     refuse_output(final, force)
 
+    from lepton_edge.builder.artifact import Workshop
+    from lepton_edge.builder.plan import Plan
+    from lepton_edge.builder.quality import read_examples
+    from lepton_edge.builder.quality.report import write_report
+
     say("reading the model")
-    loaded = _load(source, recipe, trust_remote_code)
-    made = _Plan.of(recipe, loaded)
+    plan = Plan.of(recipe, _load(source, recipe, trust_remote_code))
+    examples = read_examples(plan.task, recipe.quality)
     with new_directory(final, replace=force) as work, tempfile.TemporaryDirectory() as scratch:
         (work / TOKENIZER).parent.mkdir()
-        (work / TOKENIZER).write_text(loaded.tokenizer, encoding="utf-8")
+        (work / TOKENIZER).write_text(plan.loaded.tokenizer, encoding="utf-8")
         say("exporting the graph")
-        graph = loaded.original.graph(made.task.name, made.task.config, Path(scratch))
-        artifacts = tuple(
-            _artifact(made, graph, wanted, backends[wanted.name], work, say) for wanted in targets
-        )
+        graph = plan.loaded.original.graph(plan.task.name, plan.task.config, Path(scratch))
+        judge = _judge(plan, graph, examples, work, created, say) if examples else None
+        made = [
+            Workshop(plan, graph, wanted, backends[wanted.name], work, judge, say).make(
+                Path(scratch)
+            )
+            for wanted in targets
+        ]
+        if judge:
+            say("writing the quality report")
+            write_report(work / REPORT, plan, judge, made, backends, say)
         say("writing the manifest")
-        manifest = _manifest(made, artifacts, work, created)
+        manifest = plan.manifest(tuple(each.artifact for each in made), work, created)
         (work / manifests.FILE_NAME).write_bytes(manifests.encode(manifest))
     return open_bundle(final)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is built: the recipe with everything that it left open filled in from the source."""
+def _judge(
+    plan: Plan, graph: Graph, examples: Examples, work: Path, created: str, say: Progress
+) -> Judge:
+    """Who scores the compiled models, after scoring the original."""
+    from lepton_edge.builder.quality import Judge, OriginalSession
 
-    recipe: Recipe
-    loaded: LoadedSource
-    task: Task[Any]
-    text: Text
-
-    @classmethod
-    def of(cls, recipe: Recipe, loaded: LoadedSource) -> _Plan:
-        task = task_class(loaded.task)
-        config = task.configure(recipe.options_of_task(loaded.task), loaded.facts)
-        length = recipe.text.max_length or loaded.max_length
-        if length > loaded.max_length:
-            raise SourceError(
-                f"text.max_length is {length}; the model takes up to {loaded.max_length} tokens",
-                hint="lower it, or leave it out",
-            )
-        text = Text(length, recipe.text.on_long_text, recipe.text.max_characters, loaded.pad_id)
-        return cls(recipe, loaded, task(config), text)
-
-
-def _artifact(
-    made: _Plan, graph: Graph, target: Target, backend: Backend, work: Path, say: Progress
-) -> Artifact:
-    """Compile for one target, open what was written as a device would, and compare."""
-    from msgspec.structs import replace
-
-    from lepton_edge.builder import parity
-    from lepton_edge.builder.sentences import SENTENCES
-    from lepton_edge.runtime.text import TextEncoder
-
-    recipe = made.recipe
-    name = f"artifacts/{target.name}"
-    directory = work / name
-    directory.mkdir(parents=True)
-    say(f"compiling for {target.name}")
-    options = recipe.options_of_backend(backend.name)
-    compiled = backend.build(graph, target, recipe.precision, options, directory)
-    say(f"comparing {target.name} with the original")
-    texts = recipe.parity.sample or SENTENCES
-    # The sample is not for the bundle's limits to refuse: what is too long is cut.
-    limits = replace(made.text, on_long_text="truncate", max_characters=max(map(len, texts)))
-    encoder = TextEncoder(work / TOKENIZER, limits)
-    with backend.load(directory, compiled, target.device) as session:
-        measured = parity.measure(made.loaded.original, session, encoder, made.task, texts)
-    parity.check(measured, recipe.parity, recipe.precision, target.name)
-    digest = digest_of(describe_files(work, name))
-    figures = parity.rounded(measured)
-    return Artifact(target.name, backend.name, name, digest, compiled, figures)
-
-
-def _manifest(made: _Plan, artifacts: tuple[Artifact, ...], work: Path, created: str) -> Manifest:
-    import msgspec
-
-    recipe, loaded = made.recipe, made.loaded
-    return Manifest(
-        schema=manifests.SCHEMA,
-        name=recipe.name,
-        version=recipe.version,
-        description=recipe.description,
-        license=recipe.license or loaded.license,
-        created=created,
-        task=made.task.name,
-        task_config=msgspec.to_builtins(made.task.config),
-        text=made.text,
-        source=loaded.source,
-        tools={"lepton-edge": __version__, **{name: version(name) for name in _TOOLS}},
-        artifacts=artifacts,
-        files=describe_files(work),
+    if absent := examples.missing_labels():
+        warnings.warn(
+            f"{examples.file} has no example of {', '.join(absent[:5])}"
+            f"{f' and {len(absent) - 5} others' if len(absent) > 5 else ''}: "
+            f"{examples.metric.name} says nothing about {'them' if len(absent) > 1 else 'it'}",
+            LeptonWarning,
+            stacklevel=3,
+        )
+    say(f"scoring the original: {examples.metric.name} on {len(examples):,} examples")
+    return Judge(
+        plan.manifest((), work, created),
+        plan.encoder(work),
+        plan.task,
+        examples,
+        plan.recipe.quality.max_drop,
+        OriginalSession(plan.loaded.original, graph),
     )
 
 
 def _recipe_from(
     source: object,
     recipe: Recipe | None,
+    model: str | os.PathLike[str] | None,
     task: str | None,
     precision: Precision | None,
     revision: str | None,
@@ -191,10 +154,26 @@ def _recipe_from(
                 "a torch module needs a recipe", hint="build(TorchSource(…), recipe=Recipe(name=…))"
             )
         found = recipe
+    if model is not None:
+        found = _applied(found, os.fspath(model), revision)
+        revision = None
     changes: dict[str, Any] = {"task": task, "precision": precision}
     if revision:
         changes["source"] = _at(found, revision)
     return found.changed(**{key: value for key, value in changes.items() if value})
+
+
+def _applied(recipe: Recipe, model: str, revision: str | None) -> Recipe:
+    """The recipe for that model; one that names no model of its own takes the model's name."""
+    named = _named(model, revision)
+    if Path(model).suffix in (".yaml", ".yml") or model in recipes.names():
+        raise SourceError(
+            f"{model!r} is a recipe; a recipe is used for a model",
+            hint="--model takes a model folder, an ONNX file or a hub id",
+        )
+    assert named.source is not None
+    name = recipe.name if recipe.source else named.name
+    return recipe.changed(source=named.source.model_dump(), name=name)
 
 
 def _at(recipe: Recipe, revision: str) -> dict[str, Any]:
@@ -238,7 +217,11 @@ def _load(source: object, recipe: Recipe, trust_remote_code: bool) -> LoadedSour
         return source.load(recipe)
     wanted = recipe.source
     if wanted is None:
-        raise RecipeError(f"the recipe {recipe.name} names no source", hint="source: path/to/model")
+        raise RecipeError(
+            f"the recipe {recipe.name} names no source",
+            hint=f"lepton-edge build {recipe.name} --model path/to/model; or in a recipe of your "
+            "own: source: path/to/model",
+        )
     if wanted.onnx:
         from lepton_edge.builder.onnx_model import load_onnx
 

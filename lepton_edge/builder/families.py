@@ -41,11 +41,17 @@ class Head:
     endings: tuple[str, ...]
 
 
+# The first of those that fit an architecture is what a model is built for where nobody says: NLI
+# models and rankers have a classifier's architecture, and have to be named.
+_SEQUENCE = Head("AutoModelForSequenceClassification", ("ForSequenceClassification",))
 HEADS = {
-    "text-classification": Head(
-        "AutoModelForSequenceClassification", ("ForSequenceClassification",)
-    ),
-    "feature-extraction": Head("AutoModel", ("Model", "ForMaskedLM", "ForPreTraining")),
+    "text-classification": _SEQUENCE,
+    "token-classification": Head("AutoModelForTokenClassification", ("ForTokenClassification",)),
+    "question-answering": Head("AutoModelForQuestionAnswering", ("ForQuestionAnswering",)),
+    "zero-shot-classification": _SEQUENCE,
+    "text-ranking": _SEQUENCE,
+    "fill-mask": Head("AutoModelForMaskedLM", ("ForMaskedLM",)),
+    "feature-extraction": Head("AutoModel", ("Model", "ForPreTraining")),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import yaml
 from lepton_edge.errors import SourceError
 
 Pooling = Literal["mean", "cls"]
+Activation = Literal["sigmoid", "identity"]
 
 _FLAG = "pooling_mode_"
 _POOLINGS: dict[str, Pooling] = {
@@ -19,6 +21,7 @@ _POOLINGS: dict[str, Pooling] = {
     "cls": "cls",
     "cls_token": "cls",
 }
+_ACTIVATIONS: dict[str, Activation] = {"Sigmoid": "sigmoid", "Identity": "identity"}
 
 
 class SentenceFiles:
@@ -126,3 +129,15 @@ def read_json(file: Path, kind: type) -> Any:
             hint="fetch the model again",
         )
     return values
+
+
+def activation_of(config: Mapping[str, Any]) -> Activation | None:
+    """What a sentence-transformers cross-encoder's config.json says is done to its one output.
+
+    None where it says nothing, or something else than these two.
+    """
+    block = config.get("sentence_transformers")
+    named = block.get("activation_fn") if isinstance(block, Mapping) else None
+    # Older versions wrote it at the top.
+    named = named or config.get("sbert_ce_default_activation_function") or ""
+    return _ACTIVATIONS.get(str(named).rpartition(".")[2])

@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lepton_edge.builder.families import HEADS, check_family, max_positions, task_of
-from lepton_edge.builder.folder import SentenceFiles, license_of, read_json
+from lepton_edge.builder.folder import SentenceFiles, activation_of, license_of, read_json
 from lepton_edge.builder.quiet import quiet
 from lepton_edge.builder.source import LoadedSource, first_line, hash_weights
-from lepton_edge.builder.tokenizers import check_vocabulary, lowered, tokenizer_from_folder
+from lepton_edge.builder.tokenizers import (
+    SourceTokenizer,
+    check_vocabulary,
+    lowered,
+    tokenizer_from_folder,
+)
 from lepton_edge.builder.torch_model import TorchOriginal
 from lepton_edge.bundle.manifest import Source
 from lepton_edge.errors import SourceError
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
+from lepton_edge.tasks import task_class
 from lepton_edge.tasks.base import Facts
 
 if TYPE_CHECKING:
     from lepton_edge.recipe import Recipe
 
 _DEFAULT_LENGTH = 512
+_TOKEN_VECTORS = {"embedding": "last_hidden_state"}
 
 
 def load_folder(
@@ -43,7 +50,7 @@ def load_folder(
         tokenizer = lowered(tokenizer)
     check_vocabulary(tokenizer, getattr(config, "vocab_size", None))
     model = _load_model(folder, config, task, trust_remote_code)
-    inputs = inputs_of(model, config)
+    inputs, outputs = inputs_of(model, config), tuple(task_class(task).outputs)
     limits = (tokenizer.max_length, sentence.max_length, max_positions(config.to_dict()))
     name = hub_id or folder.resolve().name
     return LoadedSource(
@@ -54,9 +61,9 @@ def load_folder(
             sha256=digest,
             revision=recipe.source.revision if recipe.source else None,
         ),
-        original=TorchOriginal(_Call(model, inputs), inputs, type(model).__name__),
+        original=TorchOriginal(_Call(model, inputs, outputs), inputs, type(model).__name__),
         task=task,
-        facts=_facts(config, sentence, recipe),
+        facts=_facts(config, sentence, recipe, tokenizer),
         tokenizer=tokenizer.json,
         pad_id=tokenizer.pad_id,
         max_length=min((n for n in limits if n), default=_DEFAULT_LENGTH),
@@ -74,18 +81,20 @@ def inputs_of(model: torch.nn.Module, config: Any) -> tuple[str, ...]:
 
 
 class _Call(torch.nn.Module):
-    """A transformers model called by position, giving logits or the last hidden state."""
+    """A transformers model called by position, giving the tensors that a task reads."""
 
-    def __init__(self, model: torch.nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]
+    ) -> None:
         super().__init__()
         self.model = model
-        self.names = names
+        self.inputs = inputs
+        # An embedding is pooled from the token vectors.
+        self.outputs = tuple(_TOKEN_VECTORS.get(name, name) for name in outputs)
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        output = self.model(**dict(zip(self.names, tensors, strict=True)))
-        logits: torch.Tensor | None = getattr(output, "logits", None)
-        result: torch.Tensor = output.last_hidden_state if logits is None else logits
-        return result
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        output = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(getattr(output, name) for name in self.outputs)
 
 
 def _read_config(folder: Path, trust_remote_code: bool) -> Any:
@@ -207,11 +216,15 @@ def _attention_without_empty_rows() -> str:
     return name
 
 
-def _facts(config: Any, sentence: SentenceFiles, recipe: Recipe) -> Facts:
+def _facts(
+    config: Any, sentence: SentenceFiles, recipe: Recipe, tokenizer: SourceTokenizer
+) -> Facts:
     labels = [config.id2label[i] for i in sorted(config.id2label)] if config.id2label else None
     return Facts(
         labels=tuple(labels) if labels else None,
         multi_label=config.problem_type == "multi_label_classification",
         pooling=None if recipe.task_options.get("pooling") else sentence.pooling(),
         normalize=sentence.normalize,
+        activation=activation_of(config.to_dict()),
+        mask_token=tokenizer.mask_token,
     )

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 
 from lepton_edge.backend import Graph, TensorSpec
 from lepton_edge.builder.families import max_positions
-from lepton_edge.builder.folder import SentenceFiles, license_of, read_json
-from lepton_edge.builder.source import LoadedSource, hash_weights
+from lepton_edge.builder.folder import SentenceFiles, activation_of, license_of, read_json
+from lepton_edge.builder.source import LoadedSource, hash_weights, output_shape
 from lepton_edge.builder.tokenizers import check_vocabulary, lowered, tokenizer_from_folder
 from lepton_edge.bundle.manifest import Source
 from lepton_edge.errors import SourceError
@@ -73,6 +73,8 @@ def load_onnx(file: Path, folder: Path, recipe: Recipe) -> LoadedSource:
             multi_label=config.get("problem_type") == "multi_label_classification",
             pooling=None if recipe.task_options.get("pooling") else sentence.pooling(),
             normalize=sentence.normalize,
+            activation=activation_of(config),
+            mask_token=tokenizer.mask_token,
         ),
         tokenizer=tokenizer.json,
         pad_id=tokenizer.pad_id,
@@ -127,48 +129,54 @@ class OnnxOriginal:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._session: onnxruntime.InferenceSession | None = None
+        self._outputs: tuple[str, ...] = ()
 
     def graph(self, task: str, config: Any, work: Path) -> Graph:
-        """The file with one output, and with pooling appended where that is token vectors."""
+        """The file with the task's outputs; where one is token vectors, pooling is appended."""
         model = self._model()
         made = {tensor.name for tensor in model.graph.initializer}  # old files list them as inputs
         inputs = tuple(_input_spec(v) for v in model.graph.input if v.name not in made)
-        output = self._output(model, task_class(task).output)
-        # What the file says of its output can be missing or wrong: look at one.
-        sample = self._opened(self._file).run([output], _example(inputs, 2, 9))[0]
-        if sample.dtype.kind != "f":
-            raise SourceError(f"{self._file.name} gives {output} as {sample.dtype}, not numbers")
+        wanted = task_class(task).outputs
+        names = self._names(model, list(wanted))
+        # What the file says of its outputs can be missing or wrong: look at one of each.
+        samples = self._opened(self._file).run(names, _example(inputs, 2, 9))
         pooling = getattr(config, "pooling", None)
-        wanted = (2, 3) if pooling else (2,)
-        if sample.ndim not in wanted or len(sample) != 2:
-            raise SourceError(
-                f"{self._file.name} gives {output} of shape {list(sample.shape)} for 2 texts of 9 "
-                f"tokens; {task} reads one of shape [batch, size]"
+        specs, outputs = [], []
+        for (given, dims), output, sample in zip(wanted.items(), names, samples, strict=True):
+            if sample.dtype.kind != "f":
+                raise SourceError(
+                    f"{self._file.name} gives {output} as {sample.dtype}, not numbers"
+                )
+            pooled = pooling if sample.ndim == 3 else None
+            found = (sample.shape[0], sample.shape[2]) if pooled else sample.shape
+            shape = output_shape(self._file.name, output, found, dims, config)
+            specs.append(TensorSpec(given, "float32", shape))
+            outputs.append(
+                _finished(model, output, sample, pooled, getattr(config, "normalize", False))
             )
-        size = sample.shape[-1]
-        labels = getattr(config, "labels", None)
-        if labels is not None and size != len(labels):
-            raise SourceError(f"the model has {size} outputs for {len(labels)} labels")
-        _finish(model, output, sample, pooling, getattr(config, "normalize", False))
+        del model.graph.output[:]
+        model.graph.output.extend(
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, spec.shape)
+            for output, spec in zip(outputs, specs, strict=True)
+        )
         path = work / "model.onnx"
         onnx.save(model, str(path), save_as_external_data=model.ByteSize() > 2**30)
         self._session = self._opened(path)
+        self._outputs = tuple(wanted)
         self.run(_example(inputs, 1, 5))
-        spec = TensorSpec(task_class(task).output, "float32", ("batch", size))
-        return Graph(inputs=inputs, outputs=(spec,), onnx=path)
+        return Graph(inputs=inputs, outputs=tuple(specs), onnx=path)
 
-    def run(self, feeds: Tensors) -> NDArray[np.float32]:
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         assert self._session is not None, "graph() comes first"
         try:
-            (output,) = self._session.run(None, dict(feeds))
+            outputs = self._session.run(None, dict(feeds))
         except Exception as error:  # ONNX Runtime's errors have no common class
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
             raise SourceError(
                 f"ONNX Runtime cannot run {self._file.name} on {shapes}: {_last_line(error)}",
                 hint="export it again with dynamic batch and length, and with its own tokenizer",
             ) from error
-        result: NDArray[np.float32] = output
-        return result
+        return dict(zip(self._outputs, outputs, strict=True))
 
     def _model(self) -> onnx.ModelProto:
         try:
@@ -190,12 +198,16 @@ class OnnxOriginal:
                 f"ONNX Runtime cannot open {self._file}: {_last_line(error)}", hint=_AGAIN
             ) from error
 
-    def _output(self, model: onnx.ModelProto, wanted: str) -> str:
-        """The output of the task's own name, else the first."""
+    def _names(self, model: onnx.ModelProto, wanted: list[str]) -> list[str]:
+        """The outputs of the task's own names, else the first ones."""
         names = [value.name for value in model.graph.output]
-        if not names:
-            raise SourceError(f"{self._file} has no output", hint=_AGAIN)
-        return wanted if wanted in names else names[0]
+        if len(names) < len(wanted):
+            raise SourceError(
+                f"{self._file} has {', '.join(names) or 'no output'}; "
+                f"the task reads {', '.join(wanted)}",
+                hint=_AGAIN if not names else "is it for this task?",
+            )
+        return wanted if set(wanted) <= set(names) else names[: len(wanted)]
 
 
 def _input_spec(value: onnx.ValueInfoProto) -> TensorSpec:
@@ -225,10 +237,10 @@ def _example(inputs: Sequence[TensorSpec], rows: int, length: int) -> dict[str, 
     return {spec.name: np.ones((rows, length), spec.dtype) for spec in inputs}
 
 
-def _finish(
+def _finished(
     model: onnx.ModelProto, output: str, sample: NDArray[Any], pooling: str | None, normalize: bool
-) -> None:
-    """Leave one output, float32 [batch, size]: pooled and normalized as `TaskOutput` does it."""
+) -> str:
+    """The name of the output as float32, pooled and normalized as `TaskOutput` does it."""
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < _MIN_OPSET:
         raise SourceError(
@@ -237,13 +249,11 @@ def _finish(
         )
     if sample.dtype != np.float32:
         output = _add(model, "Cast", [output], to=TensorProto.FLOAT)
-    if sample.ndim == 3:
-        output = _pooled(model, output, str(pooling))
+    if pooling:
+        output = _pooled(model, output, pooling)
     if normalize:
         output = _add(model, "LpNormalization", [output], axis=-1, p=2)
-    value = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", sample.shape[-1]])
-    del model.graph.output[:]
-    model.graph.output.append(value)
+    return output
 
 
 def _pooled(model: onnx.ModelProto, hidden: str, pooling: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,59 +20,107 @@ if TYPE_CHECKING:
     from lepton_edge.backend import Precision, Session
     from lepton_edge.builder.source import Original
     from lepton_edge.recipe import Parity as Limits
-    from lepton_edge.runtime.text import TextEncoder
+    from lepton_edge.runtime.text import TextEncoder, Tokens
     from lepton_edge.tasks.base import Task
 
 _ROWS = 8
+_CHUNK = 32  # sequences whose outputs are kept at one time
 
-_Outputs = Any  # float32 [texts, size]
+_Outputs = dict[str, Any]  # one sequence's outputs, by name, float32
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One sequence's outputs, compiled beside original: all of them as one vector."""
+
+    max_error: float
+    """Largest absolute difference of an element."""
+    mean_error: float
+    elements: int
+    cosine: float
+    equal: tuple[bool, ...] | None
+    """Whether its label (each of its tokens' labels) is the same; None without labels."""
 
 
 def measure(
     original: Original,
     session: Session,
     encoder: TextEncoder,
-    task: Task[Any],
+    task: Task[Any, Any],
     texts: Sequence[str],
 ) -> Parity:
-    """Compare both on the texts.
-
-    The original sees each text alone and the artifact sees them in padded batches, so that a
-    padding token which leaks into an answer shows as an error.
-    """
-    expected = _expected(original, session, encoder, texts)
-    found = _found(session, encoder, task, texts)
-    if not np.isfinite(expected).all():
-        raise ParityError("the original model's own output is not a number", hint=_DAMAGED)
-    if not np.isfinite(found).all():
-        raise ParityError("the compiled model's output is not a number", hint=_PRECISE)
-    error = np.abs(found - expected)
-    cosine = _cosine(found, expected)
-    labels = task.labels_of(found), task.labels_of(expected)
-    equal = None
-    if labels[0] is not None and labels[1] is not None:
-        equal = float((labels[0] == labels[1]).all(axis=1).mean())
+    """Compare both on the task's examples of the texts. Raises `ParityError` for an output that is
+    not a number."""
+    inputs, parameters = task.examples(texts)
+    groups = task.tokenize(inputs, encoder, parameters, 1)
+    sequences = [tokens for group in groups for tokens in group]
+    compared = compare(original, session, encoder, task, sequences)
+    elements = sum(each.elements for each in compared)
+    equal = [flag for each in compared for flag in each.equal or ()]
     return Parity(
         texts=len(texts),
-        max_error=float(error.max()),
-        mean_error=float(error.mean()),
-        min_cosine=float(cosine.min()),
-        mean_cosine=float(cosine.mean()),
-        equal_labels=equal,
+        max_error=max(each.max_error for each in compared),
+        mean_error=sum(each.mean_error * each.elements for each in compared) / elements,
+        min_cosine=min(each.cosine for each in compared),
+        mean_cosine=sum(each.cosine for each in compared) / len(compared),
+        equal_labels=sum(equal) / len(equal) if equal else None,
         compute=str(session.details.get("compute", "")),
     )
 
 
-def check(parity: Parity, limits: Limits, precision: Precision, target: str) -> None:
-    """Raise `ParityError` with every figure that is beyond its limit."""
-    exact = precision == "fp32"
-    cosine = 0.9999 if exact else 0.99
-    lowest = cosine if exact or parity.equal_labels is None else None
+def compare(
+    original: Original,
+    session: Session,
+    encoder: TextEncoder,
+    task: Task[Any, Any],
+    sequences: Sequence[Tokens],
+) -> list[Compared]:
+    """Compare both on each sequence.
+
+    The original sees each alone and the artifact sees them in padded batches, so that a padding
+    token which leaks into an answer shows as an error. Raises `ParityError` for an output that is
+    not a number.
+    """
+    compared: list[Compared] = []
+    for start in range(0, len(sequences), _CHUNK):
+        chunk = sequences[start : start + _CHUNK]
+        expected = _original_outputs(original, session, encoder, chunk)
+        found = _compiled_outputs(session, encoder, task, chunk)
+        compared += [_compare(task, a, b) for a, b in zip(found, expected, strict=True)]
+    return compared
+
+
+def _compare(task: Task[Any, Any], found: _Outputs, expected: _Outputs) -> Compared:
+    a, b = _flat(found), _flat(expected)
+    if not np.isfinite(b).all():
+        raise ParityError("the original model's own output is not a number", hint=_DAMAGED)
+    if not np.isfinite(a).all():
+        raise ParityError("the compiled model's output is not a number", hint=_PRECISE)
+    error = np.abs(a - b)
+    left, right = task.labels_of(found), task.labels_of(expected)
+    equal = None
+    if left is not None and right is not None:
+        equal = tuple((left == right).all(axis=1).tolist())
+    return Compared(float(error.max()), float(error.mean()), error.size, _cosine(a, b), equal)
+
+
+def check(
+    parity: Parity, limits: Limits, precision: Precision, target: str, *, scored: bool = False
+) -> None:
+    """Raise `ParityError` with every figure that is beyond its limit.
+
+    ``scored``: the task's own metric judges the model too, and only the recipe's own limits apply
+    here, except for fp32.
+    """
+    cosine, labels = (None, None) if scored and precision != "fp32" else _DEFAULTS[precision]
+    lowest = cosine if precision == "fp32" or parity.equal_labels is None else None
+    if precision == "int8" and parity.equal_labels is not None:
+        cosine = None  # two logits near zero turn far, and say the same
     at_most = {"max_error": limits.max_error, "mean_error": limits.mean_error}
     at_least = {
         "min_cosine": _either(limits.min_cosine, lowest),
         "mean_cosine": _either(limits.mean_cosine, cosine),
-        "equal_labels": _either(limits.equal_labels, 1.0 if exact else 0.95),
+        "equal_labels": _either(limits.equal_labels, labels),
     }
     faults = [
         f"{name} is {value:g}, the limit is {limit:g}"
@@ -100,45 +149,61 @@ def _either(limit: float | None, default: float | None) -> float | None:
     return default if limit is None else limit
 
 
+# The cosine, mean and smallest, and the share of equal labels.
+_DEFAULTS: dict[Precision, tuple[float, float]] = {
+    "auto": (0.99, 0.95),
+    "fp32": (0.9999, 1.0),
+    "fp16": (0.99, 0.95),
+    "bf16": (0.99, 0.95),
+    "int8": (0.97, 0.9),
+    "int8-weights": (0.99, 0.95),
+}
 _PRECISE = "build with precision: fp32"
 _DAMAGED = "its weights are damaged, or are not this architecture's: fetch them again"
 
 
-def _expected(
-    original: Original, session: Session, encoder: TextEncoder, texts: Sequence[str]
-) -> _Outputs:
-    encodings = encoder.encode(texts)
-    rows = [
-        original.run(encoder.feeds(encodings, Batch((i,), len(encoding)), session.inputs))
-        for i, encoding in enumerate(encodings)
+def _original_outputs(
+    original: Original, session: Session, encoder: TextEncoder, sequences: Sequence[Tokens]
+) -> list[_Outputs]:
+    """Of each sequence alone, by the original."""
+    return [
+        {
+            name: output[0]
+            for name, output in original.run(
+                encoder.feeds(sequences, Batch((i,), len(tokens)), session.inputs)
+            ).items()
+        }
+        for i, tokens in enumerate(sequences)
     ]
-    return np.concatenate(rows)
 
 
-def _found(
-    session: Session, encoder: TextEncoder, task: Task[Any], texts: Sequence[str]
-) -> _Outputs:
-    encodings = encoder.encode(texts)
+def _compiled_outputs(
+    session: Session, encoder: TextEncoder, task: Task[Any, Any], sequences: Sequence[Tokens]
+) -> list[_Outputs]:
+    """Of sequences in padded batches, by the artifact, with the padding cut off."""
     rows = _ROWS if takes_padding(session.inputs) else 1
-    outputs = []
-    for start in range(0, len(encodings), rows):
-        numbers = tuple(range(start, min(start + rows, len(encodings))))
-        batch = Batch(numbers, max(len(encodings[i]) for i in numbers))
-        feeds = encoder.feeds(encodings, batch, session.inputs)
-        outputs.append(session.infer(feeds)[task.output])
-    return np.concatenate(outputs)
+    outputs: list[_Outputs] = []
+    for start in range(0, len(sequences), rows):
+        numbers = tuple(range(start, min(start + rows, len(sequences))))
+        batch = [sequences[i] for i in numbers]
+        feeds = encoder.feeds(sequences, Batch(numbers, max(map(len, batch))), session.inputs)
+        found = session.infer(feeds)
+        cut = {name: task.without_padding(name, found[name], batch) for name in task.outputs}
+        outputs += [{name: cut[name][i] for name in cut} for i in range(len(batch))]
+    return outputs
 
 
-def _cosine(a: _Outputs, b: _Outputs) -> NDArray[np.float64]:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    products = (a * b).sum(axis=1)
-    # Two outputs that are all zero are equal; one that is zero beside one that is not differs.
-    both_zero = (np.linalg.norm(a, axis=1) == 0) & (np.linalg.norm(b, axis=1) == 0)
-    cosine: NDArray[np.float64] = np.where(
-        both_zero, 1.0, products / np.where(norms == 0, 1.0, norms)
-    )
-    return np.minimum(cosine, 1.0)
+def _flat(outputs: _Outputs) -> NDArray[np.float64]:
+    """The outputs as one vector."""
+    return np.concatenate([array.reshape(-1).astype(np.float64) for array in outputs.values()])
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Of two vectors. Zero and zero are equal; zero beside anything else differs."""
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    if norms == 0:
+        return float(np.array_equal(a, b))
+    return max(-1.0, min(float(a @ b) / norms, 1.0))
 
 
 def _round(value: float) -> float:

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from lepton_edge.backend import Graph, Tensors
     from lepton_edge.bundle.manifest import Source
-    from lepton_edge.tasks.base import Facts
+    from lepton_edge.tasks.base import Dimensions, Facts
 
 
 class Original(Protocol):
     """The model as it was given: what every compiled artifact is compared with."""
 
     def graph(self, task: str, config: Any, work: Path) -> Graph:
-        """The computation from tokens to the task's output; ``work`` is a folder for files."""
+        """The computation from tokens to the task's outputs; ``work`` is a folder for files."""
         ...
 
-    def run(self, feeds: Tensors) -> NDArray[np.float32]:
-        """The task's output, computed by the original. Called after `graph`."""
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
+        """The task's outputs, computed by the original. Called after `graph`."""
         ...
 
 
@@ -67,6 +67,32 @@ def hash_weights(files: Sequence[Path], pinned: str | None) -> str:
             "or change source.sha256 if the change is meant",
         )
     return found
+
+
+def output_shape(
+    what: str, name: str, shape: Sequence[int], wanted: Dimensions, config: Any
+) -> tuple[int | str, ...]:
+    """The shape of an output, as a `TensorSpec` says it, from its shape for 2 texts of 9 tokens.
+
+    Raises `SourceError` where the task reads another one.
+    """
+    fixed = {"batch": 2, "length": 9}
+    fits = len(shape) == len(wanted) and all(
+        size == fixed.get(dimension, size) for size, dimension in zip(shape, wanted, strict=True)
+    )
+    if not fits:
+        raise SourceError(
+            f"{what} gives {name} of shape {list(shape)} for 2 texts of 9 tokens; "
+            f"the task reads one of shape [{', '.join(wanted)}]"
+        )
+    size = shape[-1] if wanted[-1] == "size" else None
+    labels = getattr(config, "labels", None)
+    if labels is not None and size is not None and len(labels) != size:
+        raise SourceError(f"{what} has {size} outputs for {len(labels)} labels")
+    return tuple(
+        int(size) if dimension == "size" else dimension
+        for size, dimension in zip(shape, wanted, strict=True)
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -28,6 +28,7 @@ class SourceTokenizer:
     pad_id: int
     size: int
     max_length: int | None = None
+    mask_token: str | None = None
 
 
 def tokenizer_from_folder(folder: Path, trust_remote_code: bool = False) -> SourceTokenizer:
@@ -58,6 +59,7 @@ def tokenizer_from_folder(folder: Path, trust_remote_code: bool = False) -> Sour
         json=backend.to_str(),
         pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
         size=_size(backend),
+        mask_token=tokenizer.mask_token,
         # transformers' way to say "not stated" is a number of about 10**30.
         max_length=int(stated) if stated is not None and 0 < stated < 10**9 else None,
     )
@@ -85,11 +87,13 @@ def from_tokenizer(tokenizer: Any) -> SourceTokenizer:
         pad_id = tokenizer.token_to_id("[PAD]")
     if pad_id is None:
         pad_id = tokenizer.token_to_id("<pad>")
+    masks = (each for each in ("[MASK]", "<mask>") if tokenizer.token_to_id(each) is not None)
     return SourceTokenizer(
         json=tokenizer.to_str(),
         pad_id=pad_id or 0,
         size=_size(tokenizer),
         max_length=truncation.get("max_length"),
+        mask_token=next(masks, None),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lepton_edge.backend import Graph, TensorSpec
-from lepton_edge.builder.source import LoadedSource, first_line
+from lepton_edge.builder.source import LoadedSource, first_line, output_shape
 from lepton_edge.builder.tokenizers import (
     SourceTokenizer,
     from_tokenizer,
@@ -43,9 +44,10 @@ class TorchSource:
     """Any `torch.nn.Module` as a source, with what a folder would say about it.
 
     ``module`` is called with ``inputs``, a subset of input_ids, attention_mask and token_type_ids
-    (each int64 [batch, length]), by position. It returns logits [batch, labels] for
-    text-classification; an embedding [batch, dimension], or token vectors [batch, length,
-    dimension] that are then pooled, for feature-extraction. Without ``attention_mask`` it is never
+    (each int64 [batch, length]), by position. It returns what the task reads, such as logits
+    [batch, labels] for text-classification, or a tuple of tensors in the order of the task's
+    ``outputs``; for feature-extraction an embedding [batch, dimension], or token vectors [batch,
+    length, dimension] that are then pooled. Without ``attention_mask`` it is never
     given padding: only texts of equal length share a batch.
 
     ``tokenizer`` is a `tokenizers.Tokenizer`, a tokenizer.json, or a folder with one.
@@ -76,7 +78,10 @@ class TorchSource:
             ),
             original=TorchOriginal(self.module, tuple(self.inputs)),
             task=recipe.task or self.task,
-            facts=Facts(labels=tuple(self.labels) if self.labels else None),
+            facts=Facts(
+                labels=tuple(self.labels) if self.labels else None,
+                mask_token=tokenizer.mask_token,
+            ),
             tokenizer=tokenizer.json,
             pad_id=tokenizer.pad_id,
             max_length=self.max_length,
@@ -103,15 +108,19 @@ class TorchOriginal:
         self._inputs = inputs
         self._name = name or type(module).__name__
         self._wrapped: torch.nn.Module | None = None
+        self._outputs: tuple[str, ...] = ()
 
     def graph(self, task: str, config: Any, work: Path) -> Graph:
         """Raises `UnsupportedModelError` where torch cannot export the module."""
+        wanted = task_class(task).outputs
         self._wrapped = TaskOutput(
             self._module,
             self._inputs,
+            outputs=len(wanted),
             pooling=getattr(config, "pooling", None),
             normalize=getattr(config, "normalize", False),
         ).eval()
+        self._outputs = tuple(wanted)
         # Distinct tensors: with one passed twice the export reads one input for the other.
         example = tuple(_example(name) for name in self._inputs)
         dynamic = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in example)
@@ -121,7 +130,7 @@ class TorchOriginal:
                 program = torch.export.export(
                     self._wrapped, example, dynamic_shapes=(dynamic,), strict=False
                 )
-                output = self._wrapped(*example)
+                outputs = self._wrapped(*example)
         except SourceError:
             raise
         except Exception as error:  # torch.export raises many kinds
@@ -130,18 +139,23 @@ class TorchOriginal:
                 hint="export it to ONNX with its own tools and build from the file: "
                 "source: {onnx: model.onnx}",
             ) from error
-        shape = _output_shape(output, config)
+        specs = tuple(
+            TensorSpec(
+                name, "float32", output_shape("the module", name, output.shape, dims, config)
+            )
+            for (name, dims), output in zip(wanted.items(), outputs, strict=True)
+        )
         return Graph(
             inputs=tuple(TensorSpec(name, "int64", ("batch", "length")) for name in self._inputs),
-            outputs=(TensorSpec(task_class(task).output, "float32", shape),),
+            outputs=specs,
             program=program,
         )
 
-    def run(self, feeds: Tensors) -> NDArray[np.float32]:
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         assert self._wrapped is not None, "graph() comes first"
         try:
             with torch.no_grad():
-                output: torch.Tensor = self._wrapped(
+                outputs: tuple[torch.Tensor, ...] = self._wrapped(
                     *(torch.from_numpy(feeds[name]) for name in self._inputs)
                 )
         except Exception as error:  # the module is anyone's
@@ -150,12 +164,19 @@ class TorchOriginal:
                 f"{type(error).__name__}: {first_line(error)}",
                 hint="does the tokenizer belong to it, and does it take texts of max_length?",
             ) from error
-        result: NDArray[np.float32] = output.numpy()
-        return result
+        return {name: output.numpy() for name, output in zip(self._outputs, outputs, strict=True)}
+
+    def copy_in(self, dtype: torch.dtype) -> TorchOriginal:
+        """A copy whose weights and arithmetic are of another number format. After `graph`."""
+        assert self._wrapped is not None, "graph() comes first"
+        other = copy.deepcopy(self)
+        assert other._wrapped is not None
+        other._wrapped.to(dtype)
+        return other
 
 
 class TaskOutput(torch.nn.Module):
-    """Calls a model and gives the one tensor that the task reads.
+    """Calls a model and gives the tensors that the task reads.
 
     Pooling and normalization are those of sentence-transformers: ``mean`` over the tokens that are
     not padding or ``cls``, the first token; then division by the L2 norm.
@@ -165,28 +186,37 @@ class TaskOutput(torch.nn.Module):
         self,
         module: torch.nn.Module,
         inputs: tuple[str, ...],
+        outputs: int,
         pooling: str | None,
         normalize: bool,
     ) -> None:
         super().__init__()
         self.module = module
         self.inputs = inputs
+        self.outputs = outputs
         self.pooling = pooling
         self.normalize = normalize
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = dict(zip(self.inputs, tensors, strict=True))
-        output = self.module(*tensors)
-        if not isinstance(output, torch.Tensor):
+        found = self.module(*tensors)
+        outputs = found if isinstance(found, tuple) else (found,)
+        if len(outputs) != self.outputs or not all(
+            isinstance(output, torch.Tensor) for output in outputs
+        ):
             raise SourceError(
-                f"the module returns a {type(output).__name__}; a task reads one tensor",
+                f"the module returns a {type(found).__name__}; a task reads "
+                f"{'one tensor' if self.outputs == 1 else f'{self.outputs} tensors'}",
                 hint="wrap it in a module that returns its logits, or its token vectors",
             )
-        if self.pooling and output.ndim == 3:
-            output = pool(output, given.get(ATTENTION_MASK), self.pooling)
-        if self.normalize:
-            output = torch.nn.functional.normalize(output, p=2.0, dim=1)
-        return output.float()  # a module in half precision answers in it
+        if self.pooling:
+            (output,) = outputs
+            if output.ndim == 3:
+                output = pool(output, given.get(ATTENTION_MASK), self.pooling)
+            if self.normalize:
+                output = torch.nn.functional.normalize(output, p=2.0, dim=1)
+            outputs = (output,)
+        return tuple(output.float() for output in outputs)  # of a module in half precision
 
 
 def _recurrent_loops() -> ExitStack:
@@ -235,15 +265,3 @@ def _example(name: str) -> torch.Tensor:
         if name == ATTENTION_MASK
         else torch.zeros(2, 9, dtype=torch.long)
     )
-
-
-def _output_shape(output: torch.Tensor, config: Any) -> tuple[int | str, ...]:
-    if output.ndim != 2:
-        raise SourceError(
-            f"the module returns a tensor of shape {list(output.shape)} for 2 texts of 9 tokens; "
-            "the task reads one of shape [batch, size]"
-        )
-    labels = getattr(config, "labels", None)
-    if labels is not None and len(labels) != output.shape[1]:
-        raise SourceError(f"the module has {output.shape[1]} outputs for {len(labels)} labels")
-    return ("batch", int(output.shape[1]))

@@ -16,6 +16,7 @@ from lepton_edge.storage import is_unfinished, refuse_existing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+REPORT = "quality.html"
 TOKENIZER = "tokenizer/tokenizer.json"
 ARCHIVE_SUFFIX = ".lepton"
 

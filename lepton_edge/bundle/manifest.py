@@ -60,6 +60,51 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The number format that the build machine's device computed in."""
 
 
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What INT8 was calibrated on."""
+
+    texts: int
+    """How many rows."""
+    data: str | None
+    """The file's name; none for the built-in sentences."""
+    sha256: Sha256 | None
+    """The file's SHA-256."""
+
+
+class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way to compile the model, and how good it was."""
+
+    precision: str
+    """As a recipe names it."""
+    size: int
+    """Bytes of the artifact's files."""
+    score: float
+    """The metric."""
+    kept: tuple[str, ...] = ()
+    """Operations that were left in higher precision."""
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How good the compiled model is at its task, beside the original."""
+
+    metric: str
+    """Its name."""
+    data: str
+    """The name of the file of examples."""
+    sha256: Sha256
+    """The file's SHA-256."""
+    examples: int
+    """How many were used."""
+    original: float
+    """The original's metric, computed in fp32."""
+    score: float
+    """This artifact's metric."""
+    max_drop: float
+    """How many points (hundredths) might be lost."""
+    attempts: tuple[Attempt, ...]
+    """What was tried for this artifact, in order; the last one is what the bundle holds."""
+
+
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one backend made of the model for one target."""
 
@@ -76,6 +121,10 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Precision, inputs, outputs, and the backend's own settings."""
     parity: Parity
     """Measured on this artifact as it was written."""
+    calibration: Calibration | None = None
+    """What INT8 was calibrated on."""
+    quality: Quality | None = None
+    """The task's metric, where the recipe has evaluation data."""
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

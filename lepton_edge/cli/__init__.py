@@ -18,6 +18,10 @@ from lepton_edge.errors import LeptonError
 _VERBS = (
     "build",
     "run",
+    "index",
+    "search",
+    "keywords",
+    "bench",
     "inspect",
     "verify",
     "pack",

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from lepton_edge.cli.output import json_option, mebibytes, note, print_json, steps
+from lepton_edge.backend import Precision
+from lepton_edge.bundle import REPORT
+from lepton_edge.cli.output import (
+    json_option,
+    mebibytes,
+    note,
+    print_json,
+    steps,
+    warnings_as_notes,
+)
 from lepton_edge.target import TARGETS
 
 
@@ -24,8 +33,9 @@ from lepton_edge.target import TARGETS
     show_default=True,
     help="Folder that the bundle's folder NAME-VERSION is made in.",
 )
+@click.option("--model", help="The model that a recipe is used for: a folder, ONNX file, hub id.")
 @click.option("--task", help="What the model does, where it does not say.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]))
+@click.option("--precision", type=click.Choice(get_args(Precision)))
 @click.option("--revision", help="Commit of a hub model; its newest one where absent.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python that comes with the model.")
 @click.option("--force", is_flag=True, help="Replace a bundle of the same name and version.")
@@ -38,18 +48,26 @@ def command(source: str, as_json: bool, **options: Any) -> None:
     """
     from lepton_edge.builder import build
 
-    with steps(quiet=as_json) as step:
+    with steps(quiet=as_json) as step, warnings_as_notes():
         bundle = build(source, progress=step, **options)
     if as_json:
         print_json({"path": str(bundle.path), "manifest": bundle.manifest})
         return
     for artifact in bundle.manifest.artifacts:
-        parity = artifact.parity
+        parity, quality = artifact.parity, artifact.quality
         labels = "" if parity.equal_labels is None else f", {parity.equal_labels:.1%} equal labels"
         note(
             f"{artifact.target}: {artifact.compiled.precision} weights; beside the original on "
             f"{parity.texts} texts (computed in {parity.compute}): "
             f"largest error {parity.max_error:g}, mean cosine {parity.mean_cosine:.6f}{labels}"
         )
+        if quality:
+            kept = len(artifact.compiled.kept)
+            note(
+                f"{artifact.target}: {quality.metric} {quality.score:.4f}, the original's "
+                f"{quality.original:.4f} ({quality.examples:,} examples of {quality.data})"
+                f"{f'; {kept} operations left in higher precision' if kept else ''}; "
+                f"see {bundle.path / REPORT}"
+            )
     click.echo(f"{bundle.path}  {mebibytes(bundle.size)}")
     note(f'next: lepton-edge run {bundle.path} "some text"')

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 import msgspec
 
-from lepton_edge.errors import LeptonError
+from lepton_edge.errors import LeptonError, LeptonWarning
 
 _JSON = "lepton_edge.json"
 _QUIET_SECONDS = 10.0
@@ -43,12 +44,18 @@ def to_json(value: Any, indent: int = 0) -> str:
     return (msgspec.json.format(data, indent=indent) if indent else data).decode()
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns on standard output, plain enough to cut and grep."""
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int] = ()
+) -> None:
+    """Aligned columns on standard output, plain enough to cut and grep. The columns in
+    ``numbers``, from 0, are aligned to the right."""
     table = [list(header), *map(list, rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     for number, row in enumerate(table):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        line = "  ".join(
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         click.echo(click.style(line.rstrip(), bold=True) if number == 0 else line.rstrip())
 
 
@@ -66,6 +73,23 @@ def fail(ctx: click.Context, error: LeptonError) -> NoReturn:
     else:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
     ctx.exit(1)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print our own warnings as lines on standard error, after the block: a spinner would be drawn
+    over them meanwhile. Other libraries' warnings go their own way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LeptonWarning)
+        try:
+            yield
+        finally:
+            ours = [each for each in caught if issubclass(each.category, LeptonWarning)]
+    for each in caught:
+        if each not in ours:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    for each in ours:
+        note(f"{click.style('warning:', fg='yellow', bold=True)} {each.message}")
 
 
 @contextmanager

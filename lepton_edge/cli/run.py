@@ -6,10 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lepton_edge.cli.inputs import Asked, input_options
 from lepton_edge.cli.output import json_option, note, print_json, progress, to_json
 
 if TYPE_CHECKING:
@@ -32,8 +34,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Where its rows go with the results added; standard output, as JSON Lines, where absent.",
 )
-@click.option("--column", default="text", show_default=True, help="The input's text column.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Labels with a score in the result.")
+@input_options
 @click.option("--device", help="A target or device, where the bundle or machine has several.")
 @click.option("--verify", type=click.Choice(["cached", "always"]), default="cached")
 @click.option("--force", is_flag=True, help="Replace the output file.")
@@ -43,43 +44,43 @@ def command(
     texts: Sequence[str],
     source: Path | None,
     output: Path | None,
-    column: str,
-    top_k: int | None,
     device: str | None,
     verify: Any,
     force: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Answer texts with a bundle.
 
-    Texts are arguments, lines of standard input (-), or a column of a file (--input). A row of a
-    file keeps its fields: a result's field of the same name becomes result_NAME.
+    Texts are arguments, lines of standard input (-), or rows of a file (--input). A row of a file
+    keeps its fields: a result's field of the same name becomes result_NAME.
     """
     if (source is None) == (not texts):
         raise click.UsageError("give a text, - for standard input, or --input FILE")
     if output and not source:
         raise click.UsageError("--output goes with --input")
-    options = {} if top_k is None else {"top_k": top_k}
+    asked = Asked.of(given, from_file=source is not None)
     from lepton_edge.runtime import load
 
     start = time.perf_counter()
     with load(bundle, device, verify=verify) as model:
         opened = time.perf_counter()
         if source:
-            _run_file(model, source, output, column, force, as_json, options)
+            _run_file(model, source, output, asked, force, as_json)
             return
         if list(texts) == ["-"]:
             from lepton_edge.runtime.files import read_lines
 
             texts = read_lines(sys.stdin)
-        results = model(list(texts), **options)
+        inputs = asked.inputs(model.task, texts)
+        results = model(inputs, **asked.parameters)
         answered = time.perf_counter()
         if as_json:
-            print_json(
-                [{"text": text, "result": r} for text, r in zip(texts, results, strict=True)]
-            )
+            name = "text" if model.task.fields == ("text",) else "input"
+            answers = zip(inputs, results, strict=True)
+            print_json([{name: each, "result": result} for each, result in answers])
             return
-        _print_results(texts, results, top_k)
+        _print_results(inputs, results, asked.parameters.get("top_k"))
         each = (answered - opened) / len(texts) * 1000
         note(
             f"{len(texts)} {'text' if len(texts) == 1 else 'texts'}, {each:.1f} ms each on "
@@ -88,11 +89,18 @@ def command(
         )
 
 
-def _print_results(texts: Sequence[str], results: Sequence[Any], top_k: int | None) -> None:
+def _print_results(inputs: Sequence[Any], results: Sequence[Any], top_k: int | None) -> None:
+    """One input: its answer. Several: each answer beside its input, or below it if it is long."""
     shown = [str(result) for result in results]
-    width = max(len(text) for text in shown)
-    for text, answer, result in zip(texts, shown, results, strict=True):
-        click.echo(answer if len(texts) == 1 else f"{answer.ljust(width)}  {text}")
+    width = max((len(text) for text in shown if "\n" not in text), default=0)
+    for given, answer, result in zip(inputs, shown, results, strict=True):
+        text = given if isinstance(given, str) else next(iter(reversed(given.values())))
+        if len(inputs) == 1:
+            click.echo(answer)
+        elif "\n" in answer:
+            click.echo(f"{text}\n{indent(answer, '    ')}")
+        else:
+            click.echo(f"{answer.ljust(width)}  {text}")
         if top_k:
             for entry in getattr(result, "top", ())[:top_k]:
                 click.echo(f"    {entry}")
@@ -102,10 +110,9 @@ def _run_file(
     model: Model,
     source: Path,
     output: Path | None,
-    column: str,
+    asked: Asked,
     force: bool,
     as_json: bool,
-    options: dict[str, Any],
 ) -> None:
     from lepton_edge.runtime.files import count_lines, run_file
 
@@ -119,10 +126,10 @@ def _run_file(
             model,
             source,
             stream,
-            column=column,
+            columns=asked.columns(model.task),
             force=force,
             progress=advance,
-            **options,
+            **asked.parameters,
         )
     seconds = time.perf_counter() - start
     if as_json and output:

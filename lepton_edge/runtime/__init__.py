@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import msgspec
 
 from lepton_edge import registry
 from lepton_edge.bundle import TOKENIZER, Bundle, open_bundle
 from lepton_edge.bundle.hashing import Verify, check_files
 from lepton_edge.errors import BackendError, BundleError
+from lepton_edge.runtime.batching import DEFAULT
 from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.profile import Profile, read_profile
 from lepton_edge.runtime.text import TextEncoder
 from lepton_edge.storage import cache_directory
 from lepton_edge.target import TARGETS
 from lepton_edge.tasks import task_class
 
 if TYPE_CHECKING:
-    from lepton_edge.backend import Session
+    from lepton_edge.backend import Backend, Session
     from lepton_edge.bundle.manifest import Artifact, File
+    from lepton_edge.tasks.base import Task
 
 T = TypeVar("T")
 
@@ -30,6 +35,7 @@ def load(
     *,
     verify: Verify = "cached",
     warm_up: bool | None = None,
+    profile: Profile | Literal["beside"] | None = "beside",
 ) -> Model:
     """Open a bundle folder on this machine.
 
@@ -37,7 +43,9 @@ def load(
     (`CPU`); by default the first artifact that opens here is used. Every file that will be read
     is hashed against the manifest first: once for as long as its size and times stay the same,
     or each time with ``verify="always"``. ``warm_up`` answers one sentence before returning; by
-    default only generators do.
+    default only generators do. ``profile`` is what `lepton-edge tune` found best: by default the
+    one beside the bundle, where it is of this artifact and this machine; None for the bundle's own
+    settings.
 
     Raises `BundleError`, `IntegrityError`, `BackendError`.
     """
@@ -46,12 +54,15 @@ def load(
     reasons: list[str] = []
     for artifact in _candidates(bundle, device):
         try:
-            session, encoder = _open(bundle, artifact, device, verify)
+            backend = registry.get(artifact.backend)
+            tuned = read_profile(bundle.path, artifact, backend) if profile == "beside" else profile
+            session, encoder = _open(bundle, task, artifact, device, verify, backend, tuned)
         except BackendError as error:
             reasons.append(f"{artifact.target} ({artifact.backend}): {error}")
             continue
         try:
-            model = Model(bundle.manifest, session, encoder, task)
+            limits = tuned.limits if tuned else DEFAULT
+            model = Model(bundle.manifest, session, encoder, task, limits, tuned)
             if task.warm_up if warm_up is None else warm_up:
                 model.warm_up()
         except BaseException:
@@ -80,11 +91,16 @@ def _candidates(bundle: Bundle, device: str | None) -> list[Artifact]:
 
 
 def _open(
-    bundle: Bundle, artifact: Artifact, device: str | None, verify: Verify
+    bundle: Bundle,
+    task: Task[Any, Any],
+    artifact: Artifact,
+    device: str | None,
+    verify: Verify,
+    backend: Backend,
+    profile: Profile | None,
 ) -> tuple[Session, TextEncoder]:
     """Verify the files that will be read, then open the session and the tokenizer side by side:
     compiling takes most of a start and leaves the interpreter free."""
-    backend = registry.get(artifact.backend)
     needed = bundle.files_of(artifact)
     if not needed or TOKENIZER not in bundle.manifest.files:
         raise BundleError(
@@ -93,9 +109,15 @@ def _open(
     needed[TOKENIZER] = bundle.manifest.files[TOKENIZER]
     check_files(bundle.path, needed, verify)
     named = None if device == artifact.target else device
-    tokenizer = _Background(lambda: TextEncoder(bundle.path / TOKENIZER, bundle.manifest.text))
+    tokenizer = _Background(
+        lambda: TextEncoder(bundle.path / TOKENIZER, bundle.manifest.text, task.tokenization())
+    )
     cache = cache_directory() / "artifacts" / _key(needed)
-    session = backend.load(bundle.path / artifact.directory, artifact.compiled, named, cache)
+    compiled = artifact.compiled
+    if profile and profile.settings:
+        settings = {**compiled.settings, **profile.settings}
+        compiled = msgspec.structs.replace(compiled, settings=settings)
+    session = backend.load(bundle.path / artifact.directory, compiled, named, cache)
     try:
         return session, tokenizer.result()
     except BaseException:

@@ -7,7 +7,7 @@ tokens the padding falls from 89 % of the tokens (batches of 32 in arrival order
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,13 @@ class Limits:
     step: int = 8
     """Lengths are padded up to a multiple: every new shape costs the backend a preparation."""
 
+    def under(self, tokens: int | None) -> Limits:
+        """These limits, with no more tokens than that."""
+        return self if tokens is None else replace(self, tokens=min(self.tokens, tokens))
+
+
+DEFAULT = Limits()
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -29,7 +36,7 @@ class Batch:
 
 
 def plan(
-    lengths: Sequence[int], max_length: int, limits: Limits = Limits(), *, pad: bool = True
+    lengths: Sequence[int], max_length: int, limits: Limits = DEFAULT, *, pad: bool = True
 ) -> list[Batch]:
     """Micro-batches that hold every position once, longest first.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from lepton_edge.storage import new_file
 
 if TYPE_CHECKING:
     from lepton_edge.runtime.model import Model
+    from lepton_edge.tasks.base import Task
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".csv")
@@ -32,21 +33,23 @@ def run_file(
     source: Path,
     output: Path | TextIO,
     *,
-    column: str = "text",
+    columns: Mapping[str, str] | None = None,
     force: bool = False,
     progress: Callable[[int], None] | None = None,
-    **options: Any,
+    **parameters: Any,
 ) -> int:
     """Write every row of ``source`` with its result's fields added; gives the number of rows.
 
     Both are JSON Lines (``.jsonl``) or CSV with a header (``.csv``); a stream is written as JSON
-    Lines. ``column`` names the text. What a row has stays as it is: a result's field of the same
+    Lines. ``columns`` says which column has which of the task's fields, where their names differ:
+    ``{"text": "review"}``. What a row has stays as it is: a result's field of the same
     name is written as ``result_NAME``. An output file appears whole or not at all. ``progress``
-    is told the rows done. ``options`` go to the model.
+    is told the rows done. ``parameters`` go to the model.
 
     Raises `InputError` naming file and line, and what the model raises.
     """
-    rows = read_rows(source, column)
+    fields = columns_of(model.task, columns)
+    rows = read_rows(source, fields)
     done = 0
     with ExitStack() as stack:
         if isinstance(output, Path):
@@ -57,7 +60,7 @@ def run_file(
         else:
             write = _jsonl_writer(output)
         while chunk := list(islice(rows, _CHUNK)):
-            results = _results(model, source, chunk, column, options)
+            results = _results(model, source, chunk, fields, parameters)
             for (line, row), result in zip(chunk, results, strict=True):
                 try:
                     write(_merge(row, result))
@@ -71,20 +74,39 @@ def run_file(
     return done
 
 
-def read_rows(source: Path, column: str) -> Iterator[tuple[int, Row]]:
-    """Each row with its line number; every row has ``column``. Raises `InputError`."""
+def columns_of(
+    task: Task[Any, Any] | type[Task[Any, Any]], given: Mapping[str, str] | None
+) -> dict[str, str]:
+    """The column of each of a task's fields: the one given, else the one of its name.
+
+    Raises `InputError` for a field that the task does not have.
+    """
+    unknown = [field for field in given or () if field not in task.fields]
+    if unknown:
+        raise InputError(
+            f"{task.name} has no field {unknown[0]!r}; it has {', '.join(task.fields)}"
+        )
+    return {field: (given or {}).get(field, field) for field in task.fields}
+
+
+def read_rows(source: Path, fields: Mapping[str, str]) -> Iterator[tuple[int, Row]]:
+    """Each row with its line number; every row has the column of each field.
+
+    Raises `InputError`.
+    """
     suffix = _suffix(source)
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with source.open(encoding="utf-8-sig", newline="") as file:
             rows = _csv_rows if suffix == ".csv" else _jsonl_rows
             for line, row in rows(source, file):
-                if column not in row:
-                    raise InputError(
-                        f"{source}:{line}: there is no {column!r}; "
-                        f"it has {', '.join(row) or 'nothing'}",
-                        hint="name the one with the text: --column NAME",
-                    )
+                for field, column in fields.items():
+                    if column not in row:
+                        raise InputError(
+                            f"{source}:{line}: there is no {column!r}; "
+                            f"it has {', '.join(row) or 'nothing'}",
+                            hint=f"name the one with the {field}: --column {field}=NAME",
+                        )
                 yield line, row
     except FileNotFoundError:
         raise InputError(f"there is no file at {source}") from None
@@ -157,17 +179,17 @@ def _check_header(source: Path, names: Sequence[str]) -> None:
 
 
 def _results(
-    model: Model, source: Path, chunk: list[tuple[int, Row]], column: str, options: dict[str, Any]
+    model: Model,
+    source: Path,
+    chunk: list[tuple[int, Row]],
+    fields: Mapping[str, str],
+    parameters: dict[str, Any],
 ) -> list[Row]:
-    for line, row in chunk:
-        text = row[column]
-        if not isinstance(text, str) or not text.strip():
-            problem = "is empty" if text in (None, "") or isinstance(text, str) else "is not text"
-            raise InputError(f"{source}:{line}: {column!r} {problem}")
+    inputs = [input_of(row, fields, f"{source}:{line}") for line, row in chunk]
     try:
-        results = model([row[column] for _, row in chunk], **options)
+        results = model(inputs, **parameters)
     except InputError:
-        _name_the_line(model, source, chunk, column)
+        _name_the_line(model, source, chunk, fields, parameters)
         raise
     except InferenceError as error:
         first, last = chunk[0][0], chunk[-1][0]
@@ -179,14 +201,40 @@ def _results(
     ]
 
 
-def _name_the_line(model: Model, source: Path, chunk: list[tuple[int, Row]], column: str) -> None:
-    """Raise the first row's error with its line: the model counts texts, a reader lines."""
+def input_of(row: Row, fields: Mapping[str, str], where: str) -> Any:
+    """A row's fields as a task takes them: the text alone, or a mapping of several fields.
+
+    Raises `InputError` naming the place.
+    """
+    values = {field: row[column] for field, column in fields.items()}
+    for field, value in values.items():
+        if value in (None, "", []) or (isinstance(value, str) and not value.strip()):
+            raise InputError(f"{where}: {fields[field]!r} is empty")
+        # Several texts, such as the documents to rank, are a list.
+        if not isinstance(value, (str, list) if len(fields) > 1 else str):
+            raise InputError(f"{where}: {fields[field]!r} is not text")
+    return next(iter(values.values())) if len(fields) == 1 else values
+
+
+def _name_the_line(
+    model: Model,
+    source: Path,
+    chunk: list[tuple[int, Row]],
+    fields: Mapping[str, str],
+    parameters: dict[str, Any],
+) -> None:
+    """Raise the first row's error with its line: the model counts inputs, a reader lines."""
+    asked = model.task.parameters(parameters)
     for line, row in chunk:
         try:
-            model.encoder.encode([row[column]])
+            given = model.task.read_input(input_of(row, fields, ""), 1)
+            model.task.tokenize([given], model.encoder, asked, 1)
         except InputError as error:
-            problem = error.message.removeprefix("text 1 ")
-            raise InputError(f"{source}:{line}: {column!r} {problem}", hint=error.hint) from None
+            message = error.message
+            if len(fields) == 1:
+                message = message.replace("text 1", repr(*fields.values()), 1)
+            message = message.removeprefix("input 1: ")
+            raise InputError(f"{source}:{line}: {message}", hint=error.hint) from None
 
 
 def _merge(row: Row, result: Row) -> Row:

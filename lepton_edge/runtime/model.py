@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from lepton_edge.errors import InferenceError, InputError
+from lepton_edge.errors import InferenceError
 from lepton_edge.runtime import batching
 from lepton_edge.runtime.text import check_inputs, takes_padding
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
 
-    from tokenizers import Encoding
     from typing_extensions import Self
 
-    from lepton_edge.backend import Session
+    from lepton_edge.backend import Session, Tensors
     from lepton_edge.bundle.manifest import Manifest
-    from lepton_edge.runtime.text import TextEncoder
+    from lepton_edge.runtime.profile import Profile
+    from lepton_edge.runtime.text import TextEncoder, Tokens
     from lepton_edge.tasks.base import Task
 
-# Texts tokenized at one time: bounds the memory that a very long list takes.
-_CHUNK = 4096
+# What is tokenized at one time: bounds the memory that a very long list takes.
+_CHUNK_INPUTS, _CHUNK_CHARACTERS = 4096, 4_000_000
 _WARM_UP = "The quick brown fox jumps over the lazy dog."
 
 
@@ -34,47 +34,48 @@ class Model:
     """
 
     def __init__(
-        self, manifest: Manifest, session: Session, encoder: TextEncoder, task: Task[Any]
+        self,
+        manifest: Manifest,
+        session: Session,
+        encoder: TextEncoder,
+        task: Task[Any, Any],
+        limits: batching.Limits = batching.DEFAULT,
+        profile: Profile | None = None,
     ) -> None:
         check_inputs(session.inputs)
         self.manifest = manifest
         self.session = session
         self.encoder = encoder
         self.task = task
+        self.profile = profile
+        self._limits = limits.under(task.batch_tokens)
         self._pad = takes_padding(session.inputs)
         self._closing = False  # takes no more submitted work
         self._closed = False
         self._workers: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
-    @overload
-    def __call__(self, inputs: str, **options: Any) -> Any: ...
+    def __call__(self, inputs: Any, **parameters: Any) -> Any:
+        """A result for an input; a list of results, in order, for a list of inputs.
 
-    @overload
-    def __call__(self, inputs: Sequence[str], **options: Any) -> list[Any]: ...
-
-    def __call__(self, inputs: str | Sequence[str], **options: Any) -> Any:
-        """A result for a text; a list of results, in order, for a list of texts.
-
-        ``options`` are the task's own, such as ``top_k`` of text-classification. Raises
-        `InputError` and `InferenceError`; one text at fault fails the call and is named by its
-        position.
+        What an input is, the task says: a text (str) for most, a mapping or the task's own type
+        for those that take several texts. ``parameters`` are the task's own, such as ``top_k`` of
+        text-classification. Raises `InputError` and `InferenceError`; one input at fault fails
+        the call and is named by its position.
         """
         self._check_open()
-        if isinstance(inputs, str):
-            return self._results([inputs], options)[0]
-        # Bytes are a sequence of numbers, and a dict of its keys: neither is a list of texts.
-        if not isinstance(inputs, Sequence) or isinstance(inputs, (bytes, bytearray)):
-            raise InputError(
-                f"a model takes a text or a list of texts, not {type(inputs).__name__}"
-            )
-        texts = list(inputs)  # a copy: not every sequence can be sliced
+        task = self.task
+        asked = task.parameters(parameters)
+        # A list of inputs; bytes are a sequence of numbers, and belong to no task.
+        many = isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray))
+        listed = list(inputs) if many else [inputs]
+        given = [task.read_input(each, position) for position, each in enumerate(listed, 1)]
         results: list[Any] = []
-        for start in range(0, len(texts), _CHUNK):
-            results += self._results(texts[start : start + _CHUNK], options, start)
-        return results
+        for start, end in _chunks([task.characters(each, asked) for each in given]):
+            results += self._results(given[start:end], asked, start)
+        return results if many else results[0]
 
-    def submit(self, inputs: str | Sequence[str], **options: Any) -> Future[Any]:
+    def submit(self, inputs: Any, **parameters: Any) -> Future[Any]:
         """Start a call and return at once; the future's result is what the call would return."""
         with self._lock:
             self._check_open(closing=self._closing)
@@ -82,12 +83,13 @@ class Model:
                 from concurrent.futures import ThreadPoolExecutor
 
                 self._workers = ThreadPoolExecutor(thread_name_prefix="lepton-edge")
-            call: Callable[..., Any] = self  # the type of the two overloads in one
-            return self._workers.submit(call, inputs, **options)
+            return self._workers.submit(self, inputs, **parameters)
 
     def warm_up(self) -> None:
-        """Answer a sentence, so that the first real one does not pay for first-time work."""
-        self(_WARM_UP)
+        """Answer an example, so that the first real input does not pay for first-time work."""
+        inputs, parameters = self.task.examples([_WARM_UP])
+        self._check_open()
+        self._results(inputs, parameters, 0)
 
     def close(self) -> None:
         """Finish what was submitted, then release the session. Closing twice is harmless."""
@@ -98,38 +100,70 @@ class Model:
         self._closed = True
         self.session.close()
 
-    def _results(self, texts: Sequence[str], options: dict[str, Any], start: int = 0) -> list[Any]:
-        encodings = self.encoder.encode(texts, start + 1)
-        lengths = [len(encoding) for encoding in encodings]
-        results: list[Any] = [None] * len(encodings)
-        max_length = self.encoder.text.max_length
-        for batch in batching.plan(lengths, max_length, pad=self._pad):
-            answers = self._answer(encodings, batch, options, start)
-            for row, answer in zip(batch.rows, answers, strict=True):
-                results[row] = answer
+    def _results(self, given: list[Any], parameters: Any, start: int) -> list[Any]:
+        groups = self.task.tokenize(given, self.encoder, parameters, start + 1)
+        sequences = [tokens for group in groups for tokens in group]
+        values = self._values(sequences, parameters, _owners(groups, start))
+        results = []
+        end = 0
+        for each, group in zip(given, groups, strict=True):
+            begin, end = end, end + len(group)
+            results.append(self.task.result(each, group, values[begin:end], parameters))
         return results
 
-    def _answer(
-        self,
-        encodings: list[Encoding],
-        batch: batching.Batch,
-        options: dict[str, Any],
-        start: int,
+    def _values(
+        self, sequences: list[Tokens], parameters: Any, owner: Callable[[int], int]
     ) -> list[Any]:
+        """What the task reads of each sequence's outputs, computed in micro-batches."""
+        lengths = [len(tokens) for tokens in sequences]
+        batches = batching.plan(lengths, self.encoder.max_length, self._limits, pad=self._pad)
+
+        def answer(batch: batching.Batch) -> Sequence[Any]:
+            feeds = self.encoder.feeds(sequences, batch, self.session.inputs)
+            outputs = self.session.infer(feeds)
+            rows = [sequences[row] for row in batch.rows]
+            self._check_numbers(outputs, rows, [owner(row) for row in batch.rows])
+            return self.task.read(outputs, rows, parameters)
+
+        values: list[Any] = [None] * len(sequences)
+        for batch, found in zip(batches, self._in_streams(answer, batches), strict=True):
+            for row, value in zip(batch.rows, found, strict=True):
+                values[row] = value
+        return values
+
+    def _in_streams(
+        self, answer: Callable[[batching.Batch], Sequence[Any]], batches: list[batching.Batch]
+    ) -> Iterable[Sequence[Any]]:
+        """The batches' answers, in order: as many at a time as the session has streams."""
+        streams = min(int(self.session.details.get("streams", 1)), len(batches))
+        if streams <= 1:
+            return map(answer, batches)
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(streams, "lepton-edge-stream") as threads:
+            return list(threads.map(answer, batches))
+
+    def _check_numbers(
+        self, outputs: Tensors, rows: Sequence[Tokens], owners: Sequence[int]
+    ) -> None:
+        """Raise `InferenceError` where an output, padding aside, has a value that is not finite."""
         import numpy as np
 
-        feeds = self.encoder.feeds(encodings, batch, self.session.inputs)
-        output = self.session.infer(feeds)[self.task.output]
-        if not np.isfinite(output).all():
-            faulty = [row for row, answer in enumerate(output) if not np.isfinite(answer).all()]
-            raise InferenceError(
-                f"the model's output for text {start + batch.rows[faulty[0]] + 1} is not a number "
-                f"({len(faulty)} of {len(output)} texts in its batch)",
-                hint="the weights are damaged or overflow at this precision: "
-                "build again with precision: fp32",
-            )
-        truncated = [bool(encodings[row].overflowing) for row in batch.rows]
-        return self.task.results(output, truncated, **options)
+        for name in self.task.outputs:
+            output = outputs[name]
+            if np.isfinite(output).all():
+                continue
+            cut = self.task.without_padding(name, output, rows)
+            faulty = [
+                owner for owner, row in zip(owners, cut, strict=True) if not np.isfinite(row).all()
+            ]
+            if faulty:
+                raise InferenceError(
+                    f"the model's output for text {faulty[0]} is not a number "
+                    f"({len(faulty)} of {len(rows)} texts in its batch)",
+                    hint="the weights are damaged or overflow at this precision: "
+                    "build again with precision: fp32",
+                )
 
     def _check_open(self, closing: bool = False) -> None:
         if self._closed or closing:
@@ -150,3 +184,24 @@ class Model:
         name, version = self.manifest.name, self.manifest.version
         state = "closed" if self._closed else f"on {self.session.device}"
         return f"<Model {name} {version}: {self.manifest.task} {state}>"
+
+
+def _chunks(characters: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Spans of a list of inputs that are tokenized at one time."""
+    start, total = 0, 0
+    for index, count in enumerate(characters):
+        if index > start and (index - start >= _CHUNK_INPUTS or total + count > _CHUNK_CHARACTERS):
+            yield start, index
+            start, total = index, 0
+        total += count
+    if characters:
+        yield start, len(characters)
+
+
+def _owners(groups: Sequence[Sequence[Tokens]], start: int) -> Callable[[int], int]:
+    """From a sequence's place to the position of its input, from 1."""
+    from bisect import bisect_right
+    from itertools import accumulate
+
+    ends = list(accumulate(len(group) for group in groups))
+    return lambda row: start + 1 + bisect_right(ends, row)

@@ -13,11 +13,18 @@ if TYPE_CHECKING:
 # Adding a task is adding a file and its line here.
 TASKS = {
     "text-classification": "lepton_edge.tasks.text_classification:TextClassification",
+    "token-classification": "lepton_edge.tasks.token_classification:TokenClassification",
+    "question-answering": "lepton_edge.tasks.question_answering:QuestionAnswering",
+    "zero-shot-classification": (
+        "lepton_edge.tasks.zero_shot_classification:ZeroShotClassification"
+    ),
+    "text-ranking": "lepton_edge.tasks.text_ranking:TextRanking",
+    "fill-mask": "lepton_edge.tasks.fill_mask:FillMask",
     "feature-extraction": "lepton_edge.tasks.feature_extraction:FeatureExtraction",
 }
 
 
-def task_class(name: str) -> type[Task[Any]]:
+def task_class(name: str) -> type[Task[Any, Any]]:
     """The class of a task. Raises `BundleError` for a task that this version does not have."""
     try:
         module, _, attribute = TASKS[name].partition(":")
@@ -26,5 +33,5 @@ def task_class(name: str) -> type[Task[Any]]:
             f"this lepton-edge has no task {name!r}; it has {', '.join(TASKS)}",
             hint="pip install --upgrade lepton-edge",
         ) from None
-    found: type[Task[Any]] = getattr(import_module(module), attribute)
+    found: type[Task[Any, Any]] = getattr(import_module(module), attribute)
     return found

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lepton_edge.errors import InputError
-from lepton_edge.tasks.base import Facts, Task, refuse_options
+from lepton_edge.tasks.base import Dimensions, Facts, NoParameters, Task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+
+    from lepton_edge.backend import Tensors
+    from lepton_edge.runtime.text import Tokens
 
 Pooling = Literal["mean", "cls"]
 
@@ -100,11 +103,11 @@ class FeatureExtractionConfig:
     """Whether embeddings are scaled to length 1."""
 
 
-class FeatureExtraction(Task[Embedding]):
+class FeatureExtraction(Task[str, Embedding]):
     """Reads ``embedding`` of shape [batch, dimension]; pooling is part of the graph."""
 
     name: ClassVar[str] = "feature-extraction"
-    output: ClassVar[str] = "embedding"
+    outputs: ClassVar[Mapping[str, Dimensions]] = {"embedding": ("batch", "size")}
     Options = FeatureExtractionOptions
     Config = FeatureExtractionConfig
     config: FeatureExtractionConfig
@@ -115,9 +118,18 @@ class FeatureExtraction(Task[Embedding]):
         normalize = facts.normalize if options.normalize is None else options.normalize
         return FeatureExtractionConfig(pooling, normalize is None or normalize)
 
-    def results(
-        self, output: NDArray[np.float32], truncated: Sequence[bool], **options: Any
-    ) -> list[Embedding]:
+    def read(
+        self, outputs: Tensors, sequences: Sequence[Tokens], parameters: NoParameters
+    ) -> Sequence[Any]:
         """Each vector is a row of one matrix."""
-        refuse_options(self.name, options)
-        return [Embedding(row, flag) for row, flag in zip(output, truncated, strict=True)]
+        vectors: Any = outputs["embedding"]
+        return list(vectors)
+
+    def result(
+        self,
+        given: str,
+        sequences: Sequence[Tokens],
+        values: Sequence[Any],
+        parameters: NoParameters,
+    ) -> Embedding:
+        return Embedding(values[0], sequences[0].truncated)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lepton_edge.errors import InferenceError, InputError, SourceError
-from lepton_edge.tasks.base import Facts, Task, refuse_options
+from lepton_edge.errors import SourceError
+from lepton_edge.tasks.base import Dimensions, Facts, Task, check_count, sigmoid, softmax
+from lepton_edge.tasks.labels import check_labels, labels_from
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from lepton_edge.backend import Tensors
+    from lepton_edge.runtime.text import Tokens
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,30 @@ class Classification:
         return f"{given or 'no label'}{note}"
 
 
+def classified(
+    labels: Sequence[str],
+    scores: NDArray[np.float32],
+    threshold: float | None,
+    top_k: int | None,
+    truncated: bool,
+) -> Classification:
+    """The result for a score for each label: one label without a ``threshold``, else all that
+    reach it. Of equal scores the earlier label comes first; ``top_k`` cuts no label that is given.
+    """
+    # Stable and descending, for the equal ones.
+    order = (-scores).argsort(kind="stable")
+    best = int(order[0])
+    above = [best] if threshold is None else [int(i) for i in order if scores[i] >= threshold]
+    kept = order[: None if top_k is None else max(top_k, len(above))]
+    return Classification(
+        label=labels[best],
+        score=float(scores[best]),
+        labels=tuple(labels[i] for i in above),
+        top=tuple(LabelScore(labels[i], float(scores[i])) for i in kept.tolist()),
+        truncated=truncated,
+    )
+
+
 @dataclass(frozen=True)
 class TextClassificationOptions:
     """``task_options`` of a recipe for text-classification."""
@@ -78,98 +106,72 @@ class TextClassificationConfig:
     """With multi-label: the probability from which a label is given."""
 
 
-class TextClassification(Task[Classification]):
+@dataclass(frozen=True)
+class TextClassificationParameters:
+    """What a call may give."""
+
+    top_k: int | None = 5
+    """How many labels `top` has; all where None."""
+
+    def __post_init__(self) -> None:
+        check_count("top_k", self.top_k, optional="for all labels")
+
+
+class TextClassification(Task[str, Classification]):
     """Reads ``logits`` of shape [batch, labels]."""
 
     name: ClassVar[str] = "text-classification"
-    output: ClassVar[str] = "logits"
+    outputs: ClassVar[Mapping[str, Dimensions]] = {"logits": ("batch", "size")}
     Options = TextClassificationOptions
     Config = TextClassificationConfig
+    Parameters = TextClassificationParameters
     config: TextClassificationConfig
 
     @staticmethod
     def configure(options: TextClassificationOptions, facts: Facts) -> TextClassificationConfig:
-        labels = options.labels or facts.labels
-        if not labels:
-            raise SourceError(
-                "the model does not name its labels",
-                hint="name them in the recipe, in the order of the outputs: "
-                "task_options: {labels: [...]}",
-            )
-        if facts.labels and len(labels) != len(facts.labels):
-            raise SourceError(
-                f"the recipe names {len(labels)} labels; the model has {len(facts.labels)} outputs"
-            )
-        if len(set(labels)) != len(labels):
-            raise SourceError("two labels have the same name", hint="see task_options.labels")
+        labels = labels_from(options.labels, facts)
         multi_label = facts.multi_label if options.multi_label is None else options.multi_label
         if len(labels) == 1 and not multi_label:
             # Softmax over one output is always 1. Regression heads and rankers have just one.
             raise SourceError(
                 f"the model has one output, {labels[0]!r}: a number, not a choice of labels",
-                hint="task_options: {multi_label: true} gives the probability of that one label",
+                hint="if it ranks documents for a query: --task text-ranking; "
+                "task_options: {multi_label: true} gives the probability of that one label",
             )
-        return TextClassificationConfig(tuple(labels), bool(multi_label), options.threshold)
+        return TextClassificationConfig(labels, bool(multi_label), options.threshold)
 
-    def results(
+    def read(
         self,
-        output: NDArray[np.float32],
-        truncated: Sequence[bool],
-        top_k: int | None = 5,
-        **options: Any,
-    ) -> list[Classification]:
-        """``top_k`` limits ``top``; None keeps every label."""
-        refuse_options(self.name, options)
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise InputError(f"top_k is {top_k!r}: it is a number from 1, or None for all labels")
-        if output.shape[1] != len(self.config.labels):
-            raise InferenceError(
-                f"the model gives {output.shape[1]} scores; the manifest names "
-                f"{len(self.config.labels)} labels",
-                hint="build or copy the bundle again",
-            )
-        scores = self.probabilities(output)
-        # Stable and descending, so that of equal scores the earlier label comes first.
-        order = (-scores).argsort(axis=1, kind="stable")
-        return [
-            self._result(row, ranks, flag, top_k)
-            for row, ranks, flag in zip(scores, order, truncated, strict=True)
-        ]
+        outputs: Tensors,
+        sequences: Sequence[Tokens],
+        parameters: TextClassificationParameters,
+    ) -> Sequence[Any]:
+        logits: Any = outputs["logits"]
+        check_labels(logits, self.config.labels)
+        return list(self.probabilities(logits))
 
-    def _result(
+    def result(
         self,
-        scores: NDArray[np.float32],
-        order: NDArray[np.intp],
-        truncated: bool,
-        top_k: int | None,
+        given: str,
+        sequences: Sequence[Tokens],
+        values: Sequence[Any],
+        parameters: TextClassificationParameters,
     ) -> Classification:
-        labels, config = self.config.labels, self.config
-        best = int(order[0])
-        given: tuple[str, ...] = (labels[best],)
-        kept = order[:top_k]
-        if config.multi_label:
-            above = [int(i) for i in order if scores[i] >= config.threshold]
-            given = tuple(labels[i] for i in above)
-            kept = order[: None if top_k is None else max(top_k, len(above))]
-        top = tuple(LabelScore(labels[i], float(scores[i])) for i in kept.tolist())
-        return Classification(labels[best], float(scores[best]), given, top, truncated)
+        threshold = self.config.threshold if self.config.multi_label else None
+        (scores,) = values
+        return classified(
+            self.config.labels, scores, threshold, parameters.top_k, sequences[0].truncated
+        )
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Softmax over the labels, or the sigmoid of each with a multi-label model."""
-        import numpy as np
+        return sigmoid(logits) if self.config.multi_label else softmax(logits)
 
-        if self.config.multi_label:
-            # Clipped so that exp() does not overflow; the result is 0 or 1 there anyway.
-            result: NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.clip(logits, -80, 80)))
-            return result
-        exps = np.exp(logits - logits.max(axis=1, keepdims=True))
-        normalized: NDArray[np.float32] = exps / exps.sum(axis=1, keepdims=True)
-        return normalized
-
-    def labels_of(self, output: NDArray[np.float32]) -> NDArray[np.generic]:
+    def labels_of(self, outputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.generic]:
         """The index of the best label, or with a multi-label model the flags at the threshold."""
+        logits = outputs["logits"]
         if self.config.multi_label:
-            flags: NDArray[np.generic] = self.probabilities(output) >= self.config.threshold
-            return flags
-        best: NDArray[np.generic] = output.argmax(axis=1, keepdims=True)
-        return best
+            flags: NDArray[np.generic] = self.probabilities(logits) >= self.config.threshold
+            return flags[None]
+        best: NDArray[np.generic] = logits.argmax(axis=-1, keepdims=True)
+        return best[None]

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_edge.benchmark.machine import Watch, describe, versions
 from tests.benchmarks import machine
 
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ def _run(
         model=model.resolve().name if model else "all-MiniLM-L6-v2",
         threads=work.threads,
         load=(round(load[0], 2), round(load[1], 2), round(load[2], 2)),
-        machine=machine.describe(),
-        versions=machine.versions(),
+        machine=describe(),
+        versions=versions(machine.PACKAGES),
         results=found,
     )
     if output is None:
@@ -129,7 +130,7 @@ def _measure(name: str, work: Workspace, rounds: int | None, terminal: Terminal)
 
     module = import_module(f"tests.benchmarks.{name}")
     terminal.console.rule(name)
-    watch = machine.Watch()
+    watch = Watch()
     result: Result = module.measure(work, rounds or module.ROUNDS, terminal)
     result = structs.replace(result, load=watch.load, seconds=watch.seconds, others=watch.others)
     terminal.show(result)

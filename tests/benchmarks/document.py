@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lepton_edge.benchmark.machine import Machine
 from tests.benchmarks import results, wording
-from tests.benchmarks.results import Machine, Report, Result
+from tests.benchmarks.results import Report, Result
 
 _MADE = "<!-- Written by `make bench`: change tests/benchmarks/ and run it again. -->"
 

@@ -11,6 +11,8 @@ from msgspec import structs
 
 import lepton_edge
 from lepton_edge.backend import Session
+from lepton_edge.benchmark.inputs import mixed
+from lepton_edge.benchmark.statistics import summarize
 from lepton_edge.runtime.model import Model
 from tests.benchmarks import texts
 from tests.benchmarks.contestants import (
@@ -20,7 +22,6 @@ from tests.benchmarks.contestants import (
     Transformers,
     check_same,
 )
-from tests.benchmarks.figures import summarize
 from tests.benchmarks.results import Comparison, Detail, Limit, Result
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
     """``rounds`` rounds of 25 pairs beside each other way."""
     tokens = len(work.tokenizer().encode(texts.SHORT).ids)
     one, several = f"one text of {tokens} tokens", "texts of 5 to 40 tokens in turn"
-    cases = {one: [texts.SHORT], several: texts.mixed(work.tokenizer(), _PAIRS, 5, 40)}
+    cases = {one: [texts.SHORT], several: mixed(work.tokenizer(), _PAIRS, 5, 40)}
     raw = OpenVINO(work)
     turns: list[tuple[str, Contestant]] = [
         (one, raw),
@@ -118,7 +119,7 @@ class _Replay(Session):
     def __init__(self, model: Model, text: str) -> None:
         self.inputs, self.outputs = model.session.inputs, model.session.outputs
         self.device, self.details = model.session.device, model.session.details
-        self._answer = {model.task.output: model(text).vector[None]}
+        self._answer = {name: model(text).vector[None] for name in model.task.outputs}
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         return self._answer

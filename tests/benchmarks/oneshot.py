@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from lepton_edge.benchmark.statistics import summarize
 from tests.benchmarks import texts
-from tests.benchmarks.figures import summarize
 from tests.benchmarks.results import Comparison, Detail, Limit, Result
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from tests.benchmarks.figures import Summary, ratios, summarize
+from lepton_edge.benchmark.machine import Machine
+from lepton_edge.benchmark.statistics import Summary, ratios, summarize
 
 SCHEMA = 1
 
@@ -89,18 +90,6 @@ class Result(msgspec.Struct, frozen=True):
     @property
     def total(self) -> float:
         return sum(size.megabytes for size in self.sizes)
-
-
-class Machine(msgspec.Struct, frozen=True):
-    """The computer and its Python. ``features``: the instruction sets that matter here."""
-
-    processor: str
-    cores: int
-    features: list[str]
-    virtual: bool
-    memory_gib: float
-    system: str
-    python: str
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -11,8 +11,8 @@ import numpy as np
 from msgspec import structs
 
 import lepton_edge
+from lepton_edge.benchmark.inputs import mixed
 from lepton_edge.runtime import batching
-from tests.benchmarks import texts
 from tests.benchmarks.contestants import (
     Contestant,
     OnnxRuntime,
@@ -62,7 +62,7 @@ class _Way:
 
 def measure(work: Workspace, rounds: int, terminal: Terminal) -> Result:
     """``rounds`` rounds of every way once."""
-    many = texts.mixed(work.tokenizer(), _TEXTS, _SHORTEST, _LONGEST)
+    many = mixed(work.tokenizer(), _TEXTS, _SHORTEST, _LONGEST)
     few = many[:_FEW]
     ir = OpenVINO(work)
     ways = [*_same_ir(ir, many), *_others(work, few)]

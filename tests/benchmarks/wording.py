@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.figures import DISTURBED, NOISY, percentile
+from lepton_edge.benchmark.statistics import DISTURBED, NOISY, percentile
+from lepton_edge.benchmark.wording import figure, times
 from tests.benchmarks.results import Comparison, Detail, Result
 
 COMPARISON_HEADER = ("case", "beside", "lepton-edge", "other", "ratio", "10–90 %", "target", "")
 LEFT = ("case", "beside", "target", "")
-
-
-def figure(value: float) -> str:
-    """Three digits that count, and no fewer than the whole number has."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def comparison(entry: Comparison) -> list[str]:
@@ -51,10 +45,6 @@ def disturbances(result: Result) -> list[str]:
     if result.others > DISTURBED:
         found.append(f"other processes took {result.others:.0%} of the processors' time meanwhile")
     return found
-
-
-def times(ratio: float) -> str:
-    return f"{ratio:.3f}x" if ratio < 0.2 else f"{ratio:.2f}x"
 
 
 def verdict(met: bool | None) -> str:

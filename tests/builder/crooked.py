@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_edge import registry
-from lepton_edge.backend import Backend, Compiled, Graph, Precision, Probe, Session
+from lepton_edge.backend import (
+    Backend,
+    Compiled,
+    Graph,
+    Precision,
+    Probe,
+    Quantization,
+    Session,
+)
 from lepton_edge.target import Target
 
 if TYPE_CHECKING:
@@ -28,9 +36,17 @@ class Crooked(Backend):
         return registry.get("openvino").probe()
 
     def build(
-        self, graph: Graph, target: Target, precision: Precision, options: Any, directory: Path
+        self,
+        graph: Graph,
+        target: Target,
+        precision: Precision,
+        options: Any,
+        directory: Path,
+        quantization: Quantization | None = None,
     ) -> Compiled:
-        return registry.get("openvino").build(graph, target, precision, options, directory)
+        return registry.get("openvino").build(
+            graph, target, precision, options, directory, quantization
+        )
 
     def load(
         self,
@@ -90,3 +106,41 @@ class AddsALittle(Crooked):
 
     def outputs(self, outputs: Outputs) -> Outputs:
         return {name: array + np.float32(0.25) for name, array in outputs.items()}
+
+
+class WrongInEightBits(Crooked):
+    """int8 answers the opposite, unless its accuracy is under control."""
+
+    def build(
+        self,
+        graph: Graph,
+        target: Target,
+        precision: Precision,
+        options: Any,
+        directory: Path,
+        quantization: Quantization | None = None,
+    ) -> Compiled:
+        built = super().build(graph, target, precision, options, directory, quantization)
+        controlled = quantization is not None and quantization.score is not None
+        (directory / "bent").write_text(str(precision == "int8" and not controlled))
+        return built
+
+    def load(
+        self,
+        directory: Path,
+        compiled: Compiled,
+        device: str | None = None,
+        cache: Path | None = None,
+    ) -> Session:
+        opened = registry.get("openvino").load(directory, compiled, device)
+        return _Bent(opened, self) if (directory / "bent").read_text() == "True" else opened
+
+    def outputs(self, outputs: Outputs) -> Outputs:
+        return {name: -array for name, array in outputs.items()}
+
+
+class AlwaysWrong(Crooked):
+    """Every answer is the opposite."""
+
+    def outputs(self, outputs: Outputs) -> Outputs:
+        return {name: -array for name, array in outputs.items()}

@@ -275,17 +275,15 @@ def test_every_fault_is_named() -> None:
         assert fault in caught.value.message
 
 
-@given(st.lists(st.lists(st.sampled_from([-2.0, 0.0, 1e-30, 3.0]), min_size=2, max_size=2)))
+@given(st.lists(st.sampled_from([-2.0, 0.0, 1e-30, 3.0]), min_size=2, max_size=4))
 @settings(deadline=None, max_examples=100)
-def test_a_cosine_is_always_a_number(rows: list[list[float]]) -> None:
-    a = np.array(rows, dtype=np.float32).reshape(-1, 2)
-    cosine = parity._cosine(a, a[:, ::-1])
-    assert np.isfinite(cosine).all()
-    assert (np.abs(cosine) <= 1).all()
-    np.testing.assert_allclose(parity._cosine(a, a), 1.0)
-    zero = np.zeros_like(a)
-    nonzero = np.linalg.norm(a.astype(np.float64), axis=1) > 0
-    np.testing.assert_array_equal(parity._cosine(a, zero), np.where(nonzero, 0.0, 1.0))
+def test_a_cosine_is_always_a_number(row: list[float]) -> None:
+    a = np.array(row, dtype=np.float32).astype(np.float64)
+    cosine = parity._cosine(a, a[::-1])
+    assert np.isfinite(cosine)
+    assert abs(cosine) <= 1
+    assert parity._cosine(a, a) == pytest.approx(1.0)
+    assert parity._cosine(a, np.zeros_like(a)) == (0.0 if a.any() else 1.0)
 
 
 def _expected(folder: Path) -> Any:

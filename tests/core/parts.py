@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from click.testing import CliRunner, Result
@@ -19,9 +19,13 @@ from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.manifest import Text
 from lepton_edge.cli import main
 from lepton_edge.runtime.model import Model
-from lepton_edge.runtime.text import TextEncoder
+from lepton_edge.runtime.text import TextEncoder, Tokens
 from lepton_edge.tasks import task_class
+from lepton_edge.tasks.base import Task
 from lepton_edge.testing import FakeBackend
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import Tensors
 
 IDS = TensorSpec("input_ids", "int64", ("batch", "length"))
 MASK = TensorSpec("attention_mask", "int64", ("batch", "length"))
@@ -57,6 +61,17 @@ def byte_model(bundle: Bundle, **text: Any) -> Model:
     task = task_class(bundle.manifest.task).from_manifest(bundle.manifest.task_config)
     session = FakeBackend().load(bundle.path / artifact.directory, artifact.compiled)
     return Model(bundle.manifest, session, byte_encoder(bundle.path.parent, **text), task)
+
+
+def answers(
+    task: Task[Any, Any], outputs: Tensors, truncated: Sequence[bool], **parameters: Any
+) -> list[Any]:
+    """A task's results for outputs that were not computed: one sequence of one token a text."""
+    asked = task.parameters(parameters)
+    sequences = [Tokens([1], [0], flag) for flag in truncated]
+    values = task.read(outputs, sequences, asked)
+    pairs = zip(sequences, values, strict=True)
+    return [task.result("a text", [tokens], [value], asked) for tokens, value in pairs]
 
 
 def rewrite(bundle: Bundle, **changes: Any) -> Bundle:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lepton_edge.benchmark.machine import Machine
+from lepton_edge.benchmark.statistics import Summary, percentile, ratios, summarize
 from tests.benchmarks import document, results, wording
-from tests.benchmarks.figures import Summary, percentile, ratios, summarize
-from tests.benchmarks.results import Comparison, Limit, Machine, Report, Result, Size
+from tests.benchmarks.results import Comparison, Limit, Report, Result, Size
 
 _positive = st.floats(min_value=1e-3, max_value=1e6)
 
@@ -79,7 +80,7 @@ def _report(measured: float, megabytes: float, others: float = 0.0) -> Report:
         model="a model",
         threads=2,
         load=(0.1, 0.2, 0.3),
-        machine=Machine("a processor", 2, ["avx2"], True, 8.0, "a system", "CPython 3.11.7"),
+        machine=Machine("a processor", 2, ("avx2",), True, 8.0, "a system", "CPython 3.11.7"),
         versions={"openvino": "1.0"},
         results=[
             Result("latency", "Latency", "In turn.", comparisons=[slow], others=others),

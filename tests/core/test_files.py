@@ -125,7 +125,7 @@ def test_a_label_that_the_row_had_survives(model: Model, tmp_path: Path) -> None
 
 def test_another_column_may_have_the_text(model: Model, tmp_path: Path) -> None:
     source = _file(tmp_path, "in.csv", "text,body\nignored,w1 w2\n")
-    run_file(model, source, tmp_path / "out.jsonl", column="body")
+    run_file(model, source, tmp_path / "out.jsonl", columns={"text": "body"})
     assert _jsonl(tmp_path / "out.jsonl")[0]["label"] == model("w1 w2").label
 
 
@@ -190,12 +190,12 @@ def test_any_text_survives_both_formats(
 def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path, suffix: str) -> None:
     content = {"csv": "text\nw1\n", "jsonl": '{"text": "w1"}\n'}[suffix]
     source = _file(tmp_path, f"in.{suffix}", b"\xef\xbb\xbf" + content.encode())
-    assert next(read_rows(source, "text"))[1] == {"text": "w1"}
+    assert next(read_rows(source, {"text": "text"}))[1] == {"text": "w1"}
 
 
 def test_cells_may_have_quotes_commas_and_new_lines(tmp_path: Path) -> None:
     source = _file(tmp_path, "in.csv", 'n,text\n1,"a ""b"", c\nsecond"\n2,"d"\n')
-    rows = list(read_rows(source, "text"))
+    rows = list(read_rows(source, {"text": "text"}))
     assert rows == [
         (3, {"n": "1", "text": 'a "b", c\nsecond'}),
         (4, {"n": "2", "text": "d"}),
@@ -204,14 +204,17 @@ def test_cells_may_have_quotes_commas_and_new_lines(tmp_path: Path) -> None:
 
 def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
     lines = _file(tmp_path, "in.jsonl", '\n{"text": "w1"}\n  \n\n{"text": "w2"}')
-    assert [line for line, _ in read_rows(lines, "text")] == [2, 5]
+    assert [line for line, _ in read_rows(lines, {"text": "text"})] == [2, 5]
     cells = _file(tmp_path, "in.csv", "text,n\n\nw1,1\n\nw2,2\n")
-    assert [line for line, _ in read_rows(cells, "text")] == [3, 5]
+    assert [line for line, _ in read_rows(cells, {"text": "text"})] == [3, 5]
 
 
 def test_line_separators_inside_json_do_not_end_a_line(tmp_path: Path) -> None:
     source = _file(tmp_path, "in.jsonl", '{"text": "a\u2028b\u0085c"}\r\n{"text": "d"}\r\n')
-    assert [row["text"] for _, row in read_rows(source, "text")] == ["a\u2028b\u0085c", "d"]
+    assert [row["text"] for _, row in read_rows(source, {"text": "text"})] == [
+        "a\u2028b\u0085c",
+        "d",
+    ]
 
 
 def test_a_short_row_has_empty_cells(model: Model, tmp_path: Path) -> None:
@@ -222,7 +225,7 @@ def test_a_short_row_has_empty_cells(model: Model, tmp_path: Path) -> None:
 
 def test_empty_cells_beyond_the_header_are_nothing(tmp_path: Path) -> None:
     source = _file(tmp_path, "in.csv", "n,text\n1,w1,,\n")
-    assert list(read_rows(source, "text")) == [(2, {"n": "1", "text": "w1"})]
+    assert list(read_rows(source, {"text": "text"})) == [(2, {"n": "1", "text": "w1"})]
 
 
 # What is refused, and how the message helps.
@@ -254,7 +257,7 @@ def test_a_missing_column_names_those_there_are(
     source = _file(tmp_path, name, content)
     error = _fault(model, source)
     assert error.message == f"{source}:{line}: there is no 'text'; it has {columns}"
-    assert error.hint == "name the one with the text: --column NAME"
+    assert error.hint == "name the one with the text: --column text=NAME"
 
 
 @pytest.mark.parametrize(

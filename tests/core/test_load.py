@@ -111,9 +111,9 @@ def test_a_newer_schema_says_to_upgrade(fake_bundle: Bundles) -> None:
 
 
 def test_an_unknown_task_names_those_there_are(fake_bundle: Bundles) -> None:
-    bundle = rewrite(fake_bundle(), task="token-classification")
+    bundle = rewrite(fake_bundle(), task="image-classification")
     error = _fault(BundleError, bundle.path)
-    assert "no task 'token-classification'; it has text-classification, " in error.message
+    assert "no task 'image-classification'; it has text-classification, " in error.message
     assert error.hint == "pip install --upgrade lepton-edge"
 
 

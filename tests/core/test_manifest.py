@@ -17,9 +17,12 @@ from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.manifest import (
     SCHEMA,
     Artifact,
+    Attempt,
+    Calibration,
     File,
     Manifest,
     Parity,
+    Quality,
     Source,
     Text,
     decode,
@@ -54,8 +57,20 @@ MANIFEST = Manifest(
                 (TensorSpec("logits", "float32", ("batch", 2)),),
                 "openvino 2026.4.1",
                 {"compute": "auto", "threads": 2},
+                ("MatMul_1",),
             ),
             Parity(2, 0.5, 0.25, 0.9, 0.95, 1.0, "bf16"),
+            Calibration(300, "calib.jsonl", DIGEST),
+            Quality(
+                "accuracy",
+                "dev.jsonl",
+                DIGEST,
+                872,
+                0.89,
+                0.885,
+                1.0,
+                (Attempt("int8", 23_000_000, 0.885, ("MatMul_1",)),),
+            ),
         ),
     ),
     files={
@@ -66,7 +81,7 @@ MANIFEST = Manifest(
 DATA = encode(MANIFEST)
 # Objects whose keys are not fixed: any key may be there, or not.
 OPEN = {"task_config", "tools", "settings", "files"}
-OPTIONAL = {"revision", "equal_labels", "compute", "settings"}
+OPTIONAL = {"revision", "equal_labels", "compute", "settings", "kept", "calibration", "quality"}
 Place = tuple[str | int, ...]
 
 

@@ -346,7 +346,7 @@ backends:
         ("text: {max_length: true}", "text.max_length", "True", "integer"),
         ("text: {max_characters: 0}", "text.max_characters", "0", "greater than or equal to 1"),
         ("text: {on_long_text: cut}", "text.on_long_text", "'cut'", "'truncate' or 'refuse'"),
-        ("precision: fp8", "precision", "'fp8'", "'auto', 'fp32', 'fp16' or 'bf16'"),
+        ("precision: fp8", "precision", "'fp8'", "'auto', 'fp32', 'fp16', 'bf16', 'int8' or 'int8-weights'"),
         ("precision: 16", "precision", "16", "'fp16'"),
         ("parity: {max_error: 0}", "parity.max_error", "0", "greater than 0"),
         ("parity: {max_error: '1'}", "parity.max_error", "'1'", "number"),
@@ -422,8 +422,8 @@ def test_an_empty_source_is_refused(key: str) -> None:
 def test_an_unknown_task_is_named_with_those_known() -> None:
     (message,) = faults(f"{START}task: text-clasification\n")
     assert message == (
-        "r.yaml:3: task: unknown 'text-clasification'; known: text-classification, "
-        "feature-extraction; did you mean 'text-classification'?"
+        f"r.yaml:3: task: unknown 'text-clasification'; known: {', '.join(TASKS)}; "
+        "did you mean 'text-classification'?"
     )
 
 
@@ -665,12 +665,18 @@ def test_a_file_below_a_file_is_no_recipe(tmp_path: Path) -> None:
         load_recipe(tmp_path / "file" / "demo.yaml")
 
 
-def test_a_recipe_without_a_source_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_without_a_source_is_for_any_model(tmp_path: Path) -> None:
     file = tmp_path / "demo.yaml"
     file.write_text("name: demo\n")
-    with pytest.raises(RecipeError, match="source is missing") as caught:
-        load_recipe(file)
-    assert str(file) in caught.value.message
+    assert load_recipe(file).source is None
+
+
+def test_paths_to_data_start_at_the_recipes_folder(tmp_path: Path) -> None:
+    file = tmp_path / "demo.yaml"
+    file.write_text(f"{START}calibration: {{data: a.jsonl}}\nquality: {{data: /b.csv}}\n")
+    recipe = load_recipe(file)
+    assert recipe.calibration.data == str(tmp_path / "a.jsonl")
+    assert recipe.quality.data == "/b.csv"
 
 
 def test_a_fault_names_the_file(tmp_path: Path) -> None:
@@ -696,7 +702,14 @@ def test_a_file_without_end_is_refused() -> None:
 def test_the_schema_describes_every_key() -> None:
     described = schema()
     sections = [described, *described["$defs"].values()]
-    assert {section["title"] for section in sections} == {"Recipe", "Source", "Text", "Parity"}
+    assert {section["title"] for section in sections} == {
+        "Recipe",
+        "Source",
+        "Text",
+        "Parity",
+        "Calibration",
+        "Quality",
+    }
     for section in sections:
         assert section["additionalProperties"] is False
         for key, value in section["properties"].items():

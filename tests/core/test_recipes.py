@@ -9,6 +9,7 @@ import pytest
 from lepton_edge import recipes
 from lepton_edge.errors import RecipeError
 from lepton_edge.recipe import load_recipe
+from lepton_edge.tasks import TASKS
 
 
 def test_there_are_recipes() -> None:
@@ -21,8 +22,11 @@ def test_a_shipped_recipe_is_read_and_its_model_is_there(name: str) -> None:
     recipe = load_recipe(recipes.path(name))
     assert recipe.name == name
     assert recipe.description
+    if recipe.source is None:  # for any model
+        assert recipe.task
+        assert f"lepton-edge build {name} --model" in recipes.path(name).read_text()
+        return
     assert recipe.license, "whoever installs it must know what they may do with it"
-    assert recipe.source is not None
     path = recipe.source.path or recipe.source.onnx
     assert recipe.source.hub or Path(str(path)).exists()
 
@@ -30,6 +34,11 @@ def test_a_shipped_recipe_is_read_and_its_model_is_there(name: str) -> None:
 def test_every_recipe_in_the_folder_is_listed() -> None:
     files = {path.name for path in recipes.directory().iterdir() if path.suffix.startswith(".y")}
     assert files == {f"{name}.yaml" for name in recipes.names()}
+
+
+def test_every_task_has_a_recipe() -> None:
+    found = {load_recipe(recipes.path(name)).task for name in recipes.names()}
+    assert found == set(TASKS)
 
 
 @pytest.mark.parametrize("name", ["none", "", "../pyproject", "demo-intents.yaml", "Demo-intents"])

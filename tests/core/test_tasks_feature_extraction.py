@@ -21,6 +21,7 @@ from lepton_edge.tasks.feature_extraction import (
     FeatureExtractionConfig,
     FeatureExtractionOptions,
 )
+from tests.core.parts import answers
 
 NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 MATRIX = arrays.arrays(
@@ -142,11 +143,11 @@ def test_an_embedding_is_plain_json() -> None:
 def test_each_row_of_the_output_is_an_embedding() -> None:
     task = FeatureExtraction(FeatureExtractionConfig("mean", True))
     output = np.arange(6, dtype=np.float32).reshape(2, 3)
-    results = task.results(output, [False, True])
+    results = answers(task, {"embedding": output}, [False, True])
     np.testing.assert_array_equal(np.asarray(results), output)
     assert [result.truncated for result in results] == [False, True]
     with pytest.raises(InputError, match="feature-extraction has no option 'normalize'"):
-        task.results(output, [False, True], normalize=False)
+        answers(task, {"embedding": output}, [False, True], normalize=False)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from lepton_edge.tasks.text_classification import (
     TextClassificationConfig,
     TextClassificationOptions,
 )
+from tests.core.parts import answers
 
 SINGLE = TextClassification(TextClassificationConfig(("a", "b", "c"), False, 0.5))
 MULTI = TextClassification(TextClassificationConfig(("a", "b", "c"), True, 0.5))
@@ -35,7 +36,7 @@ def _array(*rows: list[float]) -> NDArray[np.float32]:
 
 
 def _one(task: TextClassification, *logits: float, **options: Any) -> Classification:
-    (result,) = task.results(_array(list(logits)), [False], **options)
+    (result,) = answers(task, {"logits": _array(list(logits))}, [False], **options)
     return result
 
 
@@ -136,7 +137,7 @@ def test_a_given_label_is_never_cut_by_top_k() -> None:
 
 
 def test_each_text_has_its_own_flag() -> None:
-    results = SINGLE.results(_array([0, 1, 2], [2, 1, 0]), [True, False])
+    results = answers(SINGLE, {"logits": _array([0, 1, 2], [2, 1, 0])}, [True, False])
     assert [(result.label, result.truncated) for result in results] == [("c", True), ("a", False)]
 
 
@@ -147,7 +148,7 @@ def test_scores_for_other_labels_than_the_manifests_are_refused(logits: list[flo
 
 
 def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^text-classification has no option 'topk'$"):
+    with pytest.raises(InputError, match=r"^text-classification has no option 'topk'\n"):
         _one(SINGLE, 0, 1, 2, topk=3)
 
 
@@ -190,8 +191,11 @@ def test_results_are_values() -> None:
 
 def test_labels_to_compare_are_the_best_or_the_flags() -> None:
     logits = _array([0, 2, 1], [3, 2, 1])
-    np.testing.assert_array_equal(SINGLE.labels_of(logits), [[1], [0]])
-    np.testing.assert_array_equal(MULTI.labels_of(_array([0, 2, -1])), [[True, True, False]])
+    found = [SINGLE.labels_of({"logits": row}) for row in logits]
+    np.testing.assert_array_equal(np.concatenate(found), [[1], [0]])
+    np.testing.assert_array_equal(
+        MULTI.labels_of({"logits": _array([0, 2, -1])[0]}), [[True, True, False]]
+    )
 
 
 def test_the_recipes_options_win_over_the_source() -> None:

@@ -79,14 +79,14 @@ def test_a_text_of_the_most_characters_is_taken(folder: Path) -> None:
 def test_a_megabyte_that_the_bundle_allows_is_cut(folder: Path) -> None:
     (encoding,) = _words(folder, max_characters=2_000_000).encode(["w1 " * 350_000])
     assert len(encoding) == 8
-    assert encoding.overflowing
+    assert encoding.truncated
 
 
 def test_a_text_of_the_longest_length_is_whole_and_one_token_more_is_cut(folder: Path) -> None:
     whole, cut = _words(folder).encode(["w1 w2 w3 w4 w5 w6", "w1 w2 w3 w4 w5 w6 w7"])
     assert whole.ids == cut.ids  # both with the special tokens at the ends
-    assert not whole.overflowing
-    assert cut.overflowing
+    assert not whole.truncated
+    assert cut.truncated
 
 
 def test_a_long_text_is_refused_with_both_numbers_where_the_bundle_says_so(folder: Path) -> None:

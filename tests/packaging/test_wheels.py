@@ -62,6 +62,7 @@ def test_the_wheel_declares_its_extras_and_no_torch(wheels: dict[str, Path]) -> 
         "all",
         "build",
         "openvino",
+        "search",
         "serve",
         "tensorrt",
     }

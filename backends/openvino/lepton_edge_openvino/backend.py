@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
 
-from lepton_edge.backend import Backend, Compiled, Device, Graph, Precision, Probe, Setting
+from lepton_edge.backend import (
+    Backend,
+    Compiled,
+    Device,
+    Graph,
+    Precision,
+    Probe,
+    Quantization,
+    Setting,
+)
 from lepton_edge.errors import BackendError
 from lepton_edge_openvino.library import last_line, openvino, runtime_errors
 from lepton_edge_openvino.options import OpenVINOOptions
@@ -34,6 +44,23 @@ class OpenVINOBackend(Backend):
             devices.append(Device(name, full_name, capabilities))
         return Probe(library.__version__.split("-")[0], tuple(devices))
 
+    def version(self) -> str:
+        version: str = openvino().__version__
+        return version
+
+    def tunings(self, compiled: Compiled) -> list[dict[str, Setting]]:
+        """The two hints and, as far as there are cores, several streams or fewer threads."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        own = {**_OWN, **compiled.settings}
+        choices: list[dict[str, Setting]] = [
+            {"performance_hint": "latency"},
+            {"performance_hint": "throughput"},
+        ]
+        for count in _halves(cores):
+            choices.append({"performance_hint": "latency", "threads": count})
+            choices.append({"performance_hint": "throughput", "streams": count})
+        return [each for each in choices if {**own, **each} != own]
+
     def build(
         self,
         graph: Graph,
@@ -41,10 +68,11 @@ class OpenVINOBackend(Backend):
         precision: Precision,
         options: OpenVINOOptions,
         directory: Path,
+        quantization: Quantization | None = None,
     ) -> Compiled:
         from lepton_edge_openvino.build import ir_from_graph
 
-        return ir_from_graph(graph, precision, options, directory)
+        return ir_from_graph(graph, precision, options, directory, quantization)
 
     def load(
         self,
@@ -81,6 +109,8 @@ def session_properties(
     properties: dict[str, Setting] = {"PERFORMANCE_HINT": hint.upper()}
     if "threads" in settings:
         properties["INFERENCE_NUM_THREADS"] = settings["threads"]
+    if "streams" in settings:
+        properties["NUM_STREAMS"] = settings["streams"]
     compute = str(settings.get("compute", "auto"))
     if compute not in ("auto", *_OPENVINO_NAMES):
         raise BackendError(
@@ -134,4 +164,14 @@ def _processor_flags() -> str:
         return ""
 
 
+def _halves(cores: int) -> list[int]:
+    """Half of the cores, and a quarter, and so on down to one."""
+    found = []
+    while cores > 1:
+        cores //= 2
+        found.append(cores)
+    return found
+
+
+_OWN: dict[str, Setting] = {"performance_hint": "latency"}
 _OPENVINO_NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

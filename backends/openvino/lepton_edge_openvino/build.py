@@ -6,26 +6,52 @@ import errno
 import re
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lepton_edge.backend import Compiled, Graph, Precision, Setting, TensorSpec
+from lepton_edge.backend import (
+    Compiled,
+    Graph,
+    Precision,
+    Quantization,
+    Setting,
+    TensorSpec,
+)
 from lepton_edge.errors import BackendError
 from lepton_edge_openvino.library import converter, last_line, openvino
 from lepton_edge_openvino.options import OpenVINOOptions
+from lepton_edge_openvino.quantize import in_eight_bits, with_small_weights
 from lepton_edge_openvino.recurrent import extensions, whole_layers
+from lepton_edge_openvino.session import OpenVINOSession
 
 _MODEL = "model.xml"
+_EIGHT_BITS = ("int8", "int8-weights")
+_WEIGHTS = {
+    "auto": "fp16",
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "fp16",
+    "int8": "int8",
+    "int8-weights": "int8",
+}
+# What is not in 8 bits is computed as the device does best.
+_COMPUTE = {"fp16": "fp32", "int8": "auto", "int8-weights": "auto"}
 
 
 def ir_from_graph(
-    graph: Graph, precision: Precision, options: OpenVINOOptions, directory: Path
+    graph: Graph,
+    precision: Precision,
+    options: OpenVINOOptions,
+    directory: Path,
+    quantization: Quantization | None = None,
 ) -> Compiled:
     """Write ``model.xml`` and ``model.bin``.
 
-    Weights are stored as fp16, except for precision fp32. `auto` leaves the arithmetic to the
-    device: bf16 where the CPU has it in hardware, else fp32. `fp16` computes in fp32: OpenVINO's
-    fp16 arithmetic on a CPU took 1.5 times as long (MiniLM, 8 x 128 tokens, AVX-512 FP16).
+    Weights are stored as fp16, except for fp32 and the two int8. `auto` leaves the arithmetic to
+    the device: bf16 where the CPU has it in hardware, else fp32. `fp16` computes in fp32:
+    OpenVINO's fp16 arithmetic on a CPU took 1.5 times as long (MiniLM, 8 x 128 tokens, AVX-512
+    FP16).
     """
     library = openvino()
     try:
@@ -35,8 +61,17 @@ def ir_from_graph(
         _name_ports(model.inputs, graph.inputs)
         _name_ports(model.outputs, graph.outputs)
         _name_operations(model)
-        weights = "fp32" if precision == "fp32" else "fp16"
-        library.save_model(model, str(directory / _MODEL), compress_to_fp16=weights == "fp16")
+        kept: tuple[str, ...] = ()
+        if precision == "int8":
+            if quantization is None:
+                raise BackendError("int8 needs inputs to calibrate on")
+            model, kept = in_eight_bits(model, quantization, partial(_opened, graph))
+        elif precision == "int8-weights":
+            model = with_small_weights(model)
+        if precision in _EIGHT_BITS:
+            _name_operations(model)  # those that NNCF added
+        # What is left in floating point, such as biases, is stored as fp16.
+        library.save_model(model, str(directory / _MODEL), compress_to_fp16=precision != "fp32")
     except BackendError:
         raise
     # The converter raises its own classes for an operator it does not have.
@@ -47,18 +82,27 @@ def ir_from_graph(
             hint="export it to ONNX and build from the file: source: {onnx: model.onnx}",
         ) from error
     settings: dict[str, Setting] = {
-        "compute": "fp32" if precision == "fp16" else precision,
+        "compute": _COMPUTE.get(precision, precision),
         "performance_hint": options.performance_hint,
     }
     if options.threads:
         settings["threads"] = options.threads
+    if options.streams:
+        settings["streams"] = options.streams
     return Compiled(
-        precision=weights,
+        precision=_WEIGHTS[precision],
         inputs=graph.inputs,
         outputs=graph.outputs,
         requires=f"openvino {library.__version__.split('-')[0]}",
         settings=settings,
+        kept=kept,
     )
+
+
+def _opened(graph: Graph, model: Any) -> OpenVINOSession:
+    """A session on a model that is not written yet."""
+    specs = Compiled("", graph.inputs, graph.outputs, "")
+    return OpenVINOSession(openvino().Core().compile_model(model, "CPU"), specs, "CPU")
 
 
 def _converted(graph: Graph) -> Any:

@@ -13,7 +13,8 @@ DISTURBED = 0.05
 
 @dataclass(frozen=True)
 class Summary:
-    """The middle of a series and where its outer tenths begin."""
+    """The middle of a series, and a low and a high end of it: which, the function says that made
+    the summary."""
 
     median: float
     low: float
@@ -21,12 +22,15 @@ class Summary:
 
     @property
     def spread(self) -> float:
-        """From the 10th to the 90th percentile, as a share of the median."""
+        """From the low to the high end, as a share of the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` (0 to 1) of the values lie, between two by proportion."""
+    """The value below which ``share`` (0 to 1) of the values lie, between two by proportion.
+
+    Raises `ValueError` where there are no values.
+    """
     if not values:
         raise ValueError("a percentile needs values")
     ordered = sorted(values)
@@ -37,8 +41,13 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Median, 10th and 90th percentile."""
+    """Median, 10th and 90th percentile: for many values, some of them disturbed."""
     return Summary(percentile(values, 0.5), percentile(values, 0.1), percentile(values, 0.9))
+
+
+def extent(values: Sequence[float]) -> Summary:
+    """Median, smallest and largest: for the few values of repeated rounds."""
+    return Summary(percentile(values, 0.5), min(values), max(values))
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

@@ -1,0 +1,232 @@
+"""One target's artifact: compiled, opened as a device would open it, compared and scored."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_edge.backend import Backend, Compiled, Graph, Precision, Quantization, Session
+from lepton_edge.builder import parity
+from lepton_edge.builder.calibration import read_calibration
+from lepton_edge.builder.quality import Judge, Scored, drop
+from lepton_edge.builder.sentences import SENTENCES
+from lepton_edge.bundle import describe_files
+from lepton_edge.bundle.hashing import digest_of
+from lepton_edge.bundle.manifest import Artifact, Attempt, Calibration, Parity, Quality
+from lepton_edge.errors import BuildError, ParityError, QualityError
+
+if TYPE_CHECKING:
+    from lepton_edge.builder.plan import Plan
+    from lepton_edge.runtime.text import TextEncoder
+    from lepton_edge.target import Target
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The model at one precision, and what was measured of it.
+
+    ``fault`` is why it cannot be the bundle's.
+    """
+
+    precision: Precision
+    directory: Path
+    compiled: Compiled
+    parity: Parity | None
+    size: int
+    scored: Scored | None = None
+    fault: BuildError | None = None
+
+    def attempt(self) -> Attempt:
+        """For the manifest and for messages."""
+        score = self.scored.value if self.scored else float("nan")
+        return Attempt(self.precision, self.size, score, self.compiled.kept)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A target's artifact, with every candidate that was measured: the chosen one is the last of
+    ``attempts``; ``others`` are there to be compared with."""
+
+    artifact: Artifact
+    attempts: tuple[Candidate, ...]
+    others: tuple[Candidate, ...] = ()
+
+
+class Workshop:
+    """Makes the artifacts of one target."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        graph: Graph,
+        target: Target,
+        backend: Backend,
+        work: Path,
+        judge: Judge | None,
+        say: Progress,
+    ) -> None:
+        self._plan = plan
+        self._graph = graph
+        self._target = target
+        self._backend = backend
+        self._work = work
+        self._judge = judge
+        self._say = say
+        self._encoder: TextEncoder = plan.encoder(work)
+        self._quantization: Quantization | None = None
+        self._calibration: Calibration | None = None
+
+    def make(self, scratch: Path) -> Made:
+        """Compile at the recipe's precision and prove it; where int8 loses too much, again with
+        the operations that need it in higher precision.
+
+        Raises `BackendError`, `ParityError`, `QualityError`.
+        """
+        recipe = self._plan.recipe
+        name = f"artifacts/{self._target.name}"
+        directory = self._work / name
+        directory.mkdir(parents=True)
+        attempts = [self._candidate(recipe.precision, directory)]
+        if attempts[-1].fault and recipe.precision == "int8" and self._judge:
+            shutil.rmtree(directory)
+            directory.mkdir()
+            attempts.append(self._candidate("int8", directory, controlled=True))
+        chosen = attempts[-1]
+        if chosen.fault:
+            raise self._failure(attempts)
+        others = tuple(
+            self._candidate(precision, _new(scratch / self._target.name / precision))
+            for precision in recipe.quality.compare
+            if self._judge and precision != recipe.precision
+        )
+        assert chosen.parity is not None
+        artifact = Artifact(
+            self._target.name,
+            self._backend.name,
+            name,
+            digest_of(describe_files(self._work, name)),
+            chosen.compiled,
+            parity.rounded(chosen.parity),
+            self._calibration,
+            self._quality(attempts),
+        )
+        return Made(artifact, tuple(attempts), others)
+
+    def _candidate(
+        self, precision: Precision, directory: Path, *, controlled: bool = False
+    ) -> Candidate:
+        compiled = self._compile(precision, directory, controlled)
+        size = sum(file.size for file in describe_files(directory).values())
+        made = Candidate(precision, directory, compiled, None, size)
+        with self._backend.load(directory, compiled, self._target.device) as session:
+            self._say(f"comparing {self._target.name} ({precision}) with the original")
+            try:
+                measured = self._parity(session)
+                made = replace(made, parity=measured)
+                parity.check(
+                    measured,
+                    self._plan.recipe.parity,
+                    precision,
+                    self._target.name,
+                    scored=self._judge is not None,
+                )
+            except ParityError as error:
+                made = replace(made, fault=error)
+            if self._judge and made.parity:
+                made = self._scored(made, session, self._judge)
+        return made
+
+    def _compile(self, precision: Precision, directory: Path, controlled: bool) -> Compiled:
+        self._say(
+            f"compiling for {self._target.name} ({precision}"
+            f"{', accuracy under control' if controlled else ''})"
+        )
+        options = self._plan.recipe.options_of_backend(self._backend.name)
+        quantization = None
+        if precision == "int8":
+            quantization = self._calibrated()
+            if controlled:
+                assert self._judge is not None
+                quantization = replace(
+                    quantization,
+                    score=lambda session, count: self._judge.score(session, count).value,  # type: ignore[union-attr]
+                    at_least=self._judge.at_least,
+                )
+        return self._backend.build(
+            self._graph, self._target, precision, options, directory, quantization
+        )
+
+    def _calibrated(self) -> Quantization:
+        if self._quantization is None:
+            self._say("reading the calibration data")
+            feeds, self._calibration = read_calibration(
+                self._plan.task,
+                self._plan.recipe.calibration,
+                self._encoder,
+                self._graph.inputs,
+            )
+            self._quantization = Quantization(feeds, say=self._say)
+        return self._quantization
+
+    def _parity(self, session: Session) -> Parity:
+        plan = self._plan
+        texts = plan.recipe.parity.sample or SENTENCES
+        return parity.measure(plan.loaded.original, session, self._encoder, plan.task, texts)
+
+    def _scored(self, made: Candidate, session: Session, judge: Judge) -> Candidate:
+        metric, examples = judge.examples.metric.name, len(judge.examples)
+        self._say(
+            f"scoring {self._target.name} ({made.precision}): {metric} on {examples:,} examples"
+        )
+        scored = judge.score(session)
+        lost = drop(judge.original.value, scored.value)
+        fault = made.fault
+        if fault is None and lost > judge.max_drop:
+            fault = QualityError(
+                f"{metric} fell by {lost:.2f} points, from {judge.original.value:.4f} to "
+                f"{scored.value:.4f}; {judge.max_drop:g} are allowed"
+            )
+        return replace(made, scored=scored, fault=fault)
+
+    def _quality(self, attempts: list[Candidate]) -> Quality | None:
+        judge, scored = self._judge, attempts[-1].scored
+        if judge is None or scored is None:
+            return None
+        return Quality(
+            metric=judge.examples.metric.name,
+            data=judge.examples.file.name,
+            sha256=judge.examples.sha256,
+            examples=len(judge.examples),
+            original=judge.original.value,
+            score=scored.value,
+            max_drop=judge.max_drop,
+            attempts=tuple(attempt.attempt() for attempt in attempts),
+        )
+
+    def _failure(self, attempts: list[Candidate]) -> BuildError:
+        """Of the last attempt, with what every attempt measured."""
+        fault = attempts[-1].fault
+        assert fault is not None
+        if len(attempts) == 1 and not isinstance(fault, QualityError):
+            return fault
+        tried = "".join(
+            f"\n  {number}. {each.precision}"
+            f"{f', {len(each.compiled.kept)} operations kept' if each.compiled.kept else ''}: "
+            f"{each.fault.message if each.fault else ''}"
+            for number, each in enumerate(attempts, 1)
+        )
+        return type(fault)(
+            f"the model compiled for {self._target.name} lost too much:{tried}",
+            hint="calibrate on more texts like yours (calibration: {data: …}), allow more "
+            "(quality: {max_drop: …}), or build with precision: int8-weights or auto",
+        )
+
+
+def _new(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    return directory

@@ -1,0 +1,282 @@
+"""quality.html: what was measured of the compiled model, on one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_edge.benchmark import machine
+from lepton_edge.benchmark.contest import Candidate as Contestant
+from lepton_edge.benchmark.contest import Standing, measure_in_turn
+from lepton_edge.builder import parity
+from lepton_edge.builder.quality import Judge, drop
+from lepton_edge.page import (
+    Markup,
+    bullets,
+    code,
+    facts,
+    folded,
+    notice,
+    page,
+    paragraph,
+    section,
+    small,
+    strong,
+    table,
+    tiles,
+)
+from lepton_edge.plots import histogram
+from lepton_edge.tasks.base import Task
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import Backend
+    from lepton_edge.builder.artifact import Candidate, Made
+    from lepton_edge.builder.parity import Compared
+    from lepton_edge.builder.plan import Plan
+    from lepton_edge.runtime.text import TextEncoder
+
+_TIMED = 16  # inputs, one a call
+_COMPARED = 256  # examples whose outputs are compared, element by element
+_WORST = 20
+_TEXT = 300  # characters of a text that the page shows
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One example: how far its outputs are from the original's, and what both answered."""
+
+    error: float
+    cosine: float
+    text: str
+    gold: str
+    original: str
+    compiled: str
+    changed: bool
+
+
+def write_report(
+    file: Path,
+    plan: Plan,
+    judge: Judge,
+    made: Sequence[Made],
+    backends: Mapping[str, Backend],
+    say: Callable[[str], None],
+) -> None:
+    """Time the candidates, compare their outputs, and write the page."""
+    parts = []
+    for each in made:
+        say(f"timing {each.artifact.target}")
+        backend = backends[each.artifact.target]
+        parts.append(_target(plan, judge, each, backend, plan.encoder(file.parent)))
+    title = f"Quality of {plan.recipe.name} {plan.recipe.version}"
+    file.write_text(
+        page(title, *parts, _about(plan, judge, made), subtitle=_subtitle(plan)), encoding="utf-8"
+    )
+
+
+def _target(plan: Plan, judge: Judge, made: Made, backend: Backend, encoder: TextEncoder) -> Markup:
+    chosen = made.attempts[-1]
+    shown = [chosen, *made.others]
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(backend.load(each.directory, each.compiled)) for each in shown
+        ]
+        models = [judge.model(session) for session in sessions]
+        standings = _timed(judge, [each.precision for each in shown], models)
+        examples = _examples(plan, judge, chosen, sessions[0], encoder)
+    metric = judge.examples.metric.name
+    scored = chosen.scored
+    assert scored is not None
+    lost = drop(judge.original.value, scored.value)
+    fp32 = next((each.size for each in shown if each.precision == "fp32"), None)
+    heading = [
+        (f"{metric}, original", f"{judge.original.value:.4f}", "computed by the original in fp32"),
+        (
+            f"{metric}, {chosen.precision}",
+            f"{scored.value:.4f}",
+            f"{_points(-lost)}; a fall of {judge.max_drop:g} is allowed",
+        ),
+        (
+            "size",
+            f"{chosen.size / 1e6:.1f} MB",
+            f"{chosen.size / fp32:.2f} of fp32" if fp32 else "of the artifact's files",
+        ),
+    ]
+    return section(
+        f"{made.artifact.target}: {chosen.precision}",
+        tiles(heading),
+        _precisions(judge, shown, standings, fp32),
+        _attempts(judge, made),
+        histogram(
+            "How far outputs are from the original's",
+            [each.error for each in examples],
+            x="largest difference of an output element",
+            y="examples",
+            remark=f"{len(examples)} examples, spread over the data; each example's outputs are "
+            "compared element by element.",
+        ),
+        _worst(examples),
+    )
+
+
+def _timed(judge: Judge, names: Sequence[str], models: Sequence[Any]) -> tuple[Standing, ...]:
+    examples = judge.examples.part(_TIMED)
+    contestants = [
+        Contestant.of(name, model, **examples.parameters)
+        for name, model in zip(names, models, strict=True)
+    ]
+    return measure_in_turn(contestants, [[each] for each in examples.flat()], "p50")
+
+
+def _precisions(
+    judge: Judge, shown: Sequence[Candidate], standings: Sequence[Standing], fp32: int | None
+) -> Markup:
+    rows: list[Sequence[Markup | str]] = [
+        ["original", "", "", f"{judge.original.value:.4f}", "", "", "", "", ""]
+    ]
+    for each, standing in zip(shown, standings, strict=True):
+        assert each.scored is not None
+        assert each.parity is not None
+        name = strong(each.precision) if each is shown[0] else each.precision
+        equal = each.parity.equal_labels
+        rows.append(
+            [
+                name,
+                f"{each.size / 1e6:.1f}",
+                f"{each.size / fp32:.2f}" if fp32 else "",
+                f"{each.scored.value:.4f}",
+                _points(-drop(judge.original.value, each.scored.value)),
+                f"{each.parity.mean_cosine:.5f}",
+                "" if equal is None else f"{equal:.1%}",
+                f"{standing.figure.median * 1000:.2f}",
+                f"{standing.ratio.median:.2f} ({standing.ratio.low:.2f} to "
+                f"{standing.ratio.high:.2f})",
+            ]
+        )
+    header = ["precision", "MB", "of fp32", judge.examples.metric.name, "change"]
+    header += ["mean cosine", "equal labels", "ms", f"speed beside {shown[0].precision}"]
+    return Markup(
+        table(header, rows, numbers=range(1, len(header))).html
+        + small(
+            f"ms: median time of one call with one example, {_TIMED} examples in turn, on the "
+            "machine that built it. Cosine and labels: on the texts of the parity gate. Timings "
+            "change from build to build; everything else should not."
+        ).html
+    )
+
+
+def _attempts(judge: Judge, made: Made) -> Markup:
+    """What each attempt measured, and which operations were kept."""
+    chosen = made.attempts[-1]
+    parts: list[Markup | str] = []
+    if len(made.attempts) > 1:
+        failed = [
+            f"{each.precision}: {each.fault.message if each.fault else ''}"
+            for each in made.attempts[:-1]
+        ]
+        parts += [paragraph("Tried before, and given up:"), bullets(failed)]
+    if kept := chosen.compiled.kept:
+        parts.append(
+            folded(f"{len(kept)} operations left in higher precision", bullets(map(code, kept)))
+        )
+    if not parts:
+        return notice("good", f"The first attempt was within {judge.max_drop:g} points.")
+    return notice("warning", *parts)
+
+
+def _examples(
+    plan: Plan, judge: Judge, chosen: Candidate, session: Any, encoder: TextEncoder
+) -> list[_Example]:
+    """The compared examples, the furthest from the original first."""
+    examples = judge.examples
+    places = [
+        i * len(examples) // min(len(examples), _COMPARED)
+        for i in range(min(len(examples), _COMPARED))
+    ]
+    task: Task[Any, Any] = plan.task
+    parameters = task.parameters(examples.parameters)
+    found = []
+    for place in places:
+        groups = task.tokenize(examples.inputs[place], encoder, parameters, 1)
+        sequences = [tokens for group in groups for tokens in group]
+        compared = parity.compare(plan.loaded.original, session, encoder, task, sequences)
+        found.append(_example(judge, chosen, place, compared))
+    return sorted(found, key=lambda each: -each.error)
+
+
+def _example(judge: Judge, chosen: Candidate, place: int, compared: Sequence[Compared]) -> _Example:
+    assert chosen.scored is not None
+    examples = judge.examples
+    before = " | ".join(map(str, judge.original.answers[place]))
+    after = " | ".join(map(str, chosen.scored.answers[place]))
+    right = [
+        examples.metric.right(examples.golds[place], scored.answers[place])
+        for scored in (judge.original, chosen.scored)
+    ]
+    return _Example(
+        error=max(each.max_error for each in compared),
+        cosine=min(each.cosine for each in compared),
+        text=_short(" | ".join(map(str, examples.inputs[place]))),
+        gold=_short(examples.metric.shown(examples.golds[place])),
+        original=_short(before),
+        compiled=_short(after),
+        changed=right[0] != right[1],
+    )
+
+
+def _worst(examples: Sequence[_Example]) -> Markup:
+    # Those whose answer changed come first: they are what the metric lost or won.
+    chosen = sorted(examples, key=lambda each: not each.changed)[:_WORST]
+    rows = [
+        [
+            each.text,
+            each.gold,
+            each.original,
+            strong(each.compiled) if each.changed else each.compiled,
+            f"{each.error:.3g}",
+            f"{each.cosine:.5f}",
+        ]
+        for each in chosen
+    ]
+    header = ["input", "right answer", "original", "compiled", "error", "cosine"]
+    changed = sum(each.changed for each in examples)
+    return folded(
+        f"The {len(rows)} worst examples ({changed} of {len(examples)} became right or wrong)",
+        table(header, rows, numbers=(4, 5)),
+    )
+
+
+def _about(plan: Plan, judge: Judge, made: Sequence[Made]) -> Markup:
+    calibration = made[0].artifact.calibration
+    entries: list[tuple[str, Markup | str]] = [
+        ("evaluation data", f"{judge.examples.file.name}, {len(judge.examples):,} examples"),
+        ("its SHA-256", code(judge.examples.sha256)),
+    ]
+    if calibration:
+        name = calibration.data or "built-in sentences"
+        entries.append(("calibration data", f"{name}, {calibration.texts:,} rows"))
+        if calibration.sha256:
+            entries.append(("its SHA-256", code(calibration.sha256)))
+    here = machine.describe()
+    entries += [
+        ("model", f"{plan.loaded.source.name} ({plan.loaded.source.architecture})"),
+        ("its weights' SHA-256", code(plan.loaded.source.sha256)),
+        ("compiled with", ", ".join(each.artifact.compiled.requires for each in made)),
+        ("machine", f"{here.processor}, {here.cores} cores, {', '.join(here.features)}"),
+    ]
+    return section("What was measured", facts(entries))
+
+
+def _subtitle(plan: Plan) -> str:
+    return f"{plan.task.name}, beside the original in fp32"
+
+
+def _points(change: float) -> str:
+    return f"{change:+.2f} points" if change else "no change"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
