@@ -9,10 +9,10 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 DEMO = out/demo
 
 .DEFAULT_GOAL = help
-.PHONY: help demo install dev test lint docs bench clean
+.PHONY: help demo install dev test lint docs bench precisions clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: install ## Build the demo model for intel-cpu and ask it three questions
 	@$(BIN)/lepton-edge build demo-intents --target intel-cpu -o $(DEMO) --force
@@ -34,6 +34,9 @@ docs: dev ## Write the reference pages again from the schemas
 
 bench: dev ## Measure speed and size beside others (minutes; a quiet machine helps)
 	$(BIN)/python -m tests.benchmarks
+
+precisions: dev ## Measure the real models at each precision (half an hour; needs ../shared)
+	$(BIN)/python -m tests.benchmarks.precisions
 
 install: $(VENV)/installed
 

@@ -238,6 +238,7 @@ def _type(annotation: Any) -> str:
         "_Error": "number above 0",
         "_Share": "number from 0 to 1",
         "Pooling": "`mean` or `cls`",
+        "Activation": "`sigmoid` or `identity`",
     }
     return plain.get(text, names.get(text, text)).replace("|", "\\|")
 

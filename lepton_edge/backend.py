@@ -59,6 +59,10 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kept: tuple[str, ...] = ()
     """Operations that int8 left in higher precision, because the task's metric needs them."""
 
+    def with_settings(self, settings: Mapping[str, Setting]) -> Compiled:
+        """The same, with these settings in place of its own."""
+        return msgspec.structs.replace(self, settings={**self.settings, **settings})
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -86,7 +90,7 @@ class Quantization:
     feeds: Sequence[Tensors]
     score: Callable[[Session, int | None], float] | None = None
     at_least: float = 0.0
-    say: Callable[[str], None] = lambda step: None  # noqa: E731
+    say: Callable[[str], None] = lambda step: None
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,12 @@ class Backend(ABC):
 
     def tunings(self, compiled: Compiled) -> Sequence[Mapping[str, Setting]]:
         """Settings worth measuring on this machine in place of the artifact's own, which are not
-        among them. None, for a backend that has nothing to choose."""
+        among them. None, for a backend that has nothing to choose.
+
+        With none of them does it answer less exactly than the build's checks allowed: arithmetic is
+        the artifact's own, or in a format that no other is more exact than. A profile with other
+        settings than these is not used.
+        """
         return ()
 
     @abstractmethod

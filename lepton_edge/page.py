@@ -234,6 +234,7 @@ vertical-align:top;white-space:pre-wrap}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
 th.n,td.n{text-align:right;white-space:nowrap}
 th:last-child,td:last-child{padding-right:0}
+td:first-child:not(.n){min-width:8.5rem}
 details{margin:.75rem 0}
 summary{cursor:pointer;color:var(--soft)}
 figure{margin:.75rem 0 1.25rem}

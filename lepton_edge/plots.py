@@ -1,7 +1,7 @@
 """Plots as inline SVG for `lepton_edge.page`: bars, lines, histograms, ranges, stacks.
 
-Colours come from the page's style, so a plot follows light and dark. A drawing is 480 units wide
-and its text 13: on a phone it shrinks to about three quarters and stays readable. Each mark carries
+Colours come from the page's style, so a plot follows light and dark. A drawing is 440 units wide
+and its text 13: on a phone it shrinks to about four fifths and stays readable. Each mark carries
 its exact figures as a tooltip, and the whole plot a sentence for readers who do not see it.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lepton_edge.page import SERIES_COLOURS, Markup, figure, text
 from lepton_edge.scales import Linear, Logarithmic, short, spaced
 
-_WIDTH, _HEIGHT = 480.0, 250.0
+_WIDTH, _HEIGHT = 440.0, 240.0
 _TOP, _RIGHT, _BOTTOM = 12.0, 10.0, 44.0
 _LETTER = 7.6  # about the width of a character at the text's size
 
@@ -199,7 +199,7 @@ def ranges(
     if not ends or min(ends) <= 0:
         raise ValueError("ranges takes values above zero")
     scale = Logarithmic(min(ends), max(ends))
-    left = 12 + _LETTER * max(len(row.label) for row in rows)
+    left = 18 + _LETTER * max(len(row.label) for row in rows)
     right = 22 + _LETTER * max(len(written(row.middle)) for row in rows)
     height = 26.0
     bottom = _TOP + height * len(rows)
@@ -244,7 +244,7 @@ def stacks(
     _check(rows, series)
     totals = [sum(each.values[place] or 0.0 for each in series) for place in range(len(rows))]
     scale = Linear(0.0, max(totals, default=0.0) or 1.0)
-    left = 12 + _LETTER * max(len(row) for row in rows)
+    left = 18 + _LETTER * max(len(row) for row in rows)
     width = _WIDTH - left - 22 - _LETTER * max(len(short(total)) for total in totals)
     bottom = _TOP + 34.0 * len(rows)
     parts = [

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _FILE = "fake.json"
 _VOCABULARY = 512
+_EIGHT_BITS: tuple[Precision, ...] = ("int8", "int8-weights")
 _INPUTS = (
     TensorSpec("input_ids", "int64", ("batch", "length")),
     TensorSpec("attention_mask", "int64", ("batch", "length")),
@@ -49,6 +50,8 @@ _INPUTS = (
 _WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(100)), "[MASK]")
 _TASK_CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "text-classification": {"labels": ["a", "b", "c"], "multi_label": False, "threshold": 0.5},
+    "token-classification": {"labels": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"], "stride": None},
+    "question-answering": {"window": 384, "stride": 128},
     "zero-shot-classification": {
         "labels": ["contradiction", "neutral", "entailment"],
         "entailment": 2,
@@ -308,6 +311,28 @@ def check_answers(case: Case) -> None:
             _assert_close(session.infer(feeds), case.reference(feeds), case.tolerance)
 
 
+def check_eight_bits(case: Case) -> None:
+    """At int8 and int8-weights its outputs point where the reference's do, and the same feeds give
+    the same bytes."""
+    feeds = [case.feeds(1, length) for length in range(3, 35)]
+    for precision in _EIGHT_BITS:
+        found = []
+        for name in (f"{precision}-1", f"{precision}-2"):
+            directory = case.directory / name
+            directory.mkdir()
+            options, quantization = case.backend.Options(), Quantization(feeds)
+            compiled = case.backend.build(
+                case.graph, case.target, precision, options, directory, quantization
+            )
+            found.append((describe_files(directory), compiled))
+        assert found[0] == found[1]
+        with case.backend.load(directory, compiled) as session:
+            for given in feeds:
+                for name, expected in case.reference(given).items():
+                    a, b = session.infer(given)[name].ravel(), expected.ravel()
+                    assert a @ b > 0.95 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
 def check_outputs_are_the_callers(case: Case) -> None:
     """A later inference does not write into an earlier one's result, nor into the feeds."""
     with case.load() as session:
@@ -409,6 +434,7 @@ CONFORMANCE: tuple[Callable[[Case], None], ...] = (
     check_build,
     check_reproducible,
     check_answers,
+    check_eight_bits,
     check_outputs_are_the_callers,
     check_wrong_feeds,
     check_threads,

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lepton_edge.benchmark.statistics import percentile
+
 Clock = Callable[[], float]
 Call = Callable[[Any], object]
 
@@ -67,13 +69,13 @@ def inputs_of_round(inputs: Sequence[Any], turn: int, number: int) -> list[Any]:
 
 
 def _warm_up(call: Call, inputs: Sequence[Any], seconds: float, clock: Clock) -> float:
-    """Call it for a while; gives what a call takes. The first one also pays for what is prepared
-    once, so it does not count."""
+    """Call it for a while; gives what a call takes, the median of all but the first, which also
+    pays for what is prepared once."""
     start = clock()
     takes: list[float] = []
     while len(takes) < 2 or clock() - start < seconds:
         takes.append(_seconds(call, inputs[len(takes) % len(inputs)], clock))
-    return sum(takes[1:]) / len(takes[1:])
+    return percentile(takes[1:], 0.5)
 
 
 def _settle(call: Call, inputs: Sequence[Any], seconds: float, clock: Clock) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,8 +86,20 @@ def compare(
         chunk = sequences[start : start + _CHUNK]
         expected = _original_outputs(original, session, encoder, chunk)
         found = _compiled_outputs(session, encoder, task, chunk)
-        compared += [_compare(task, a, b) for a, b in zip(found, expected, strict=True)]
+        some = [_compare(task, a, b) for a, b in zip(found, expected, strict=True)]
+        compared += _together(some, found, expected)
     return compared
+
+
+def _together(
+    compared: list[Compared], found: Sequence[_Outputs], expected: Sequence[_Outputs]
+) -> list[Compared]:
+    """Where an output is one number, such as a ranker's, its cosine says no more than its sign:
+    then it is that of all the sequences' numbers."""
+    if any(each.elements > 1 for each in compared):
+        return compared
+    cosine = _cosine(*(np.concatenate([*map(_flat, each)]) for each in (found, expected)))
+    return [replace(each, cosine=cosine) for each in compared]
 
 
 def _compare(task: Task[Any, Any], found: _Outputs, expected: _Outputs) -> Compared:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
-
-import msgspec
 
 from lepton_edge import registry
 from lepton_edge.bundle import TOKENIZER, Bundle, open_bundle
@@ -15,14 +14,14 @@ from lepton_edge.bundle.hashing import Verify, check_files
 from lepton_edge.errors import BackendError, BundleError
 from lepton_edge.runtime.batching import DEFAULT
 from lepton_edge.runtime.model import Model
-from lepton_edge.runtime.profile import Profile, read_profile
+from lepton_edge.runtime.profile import Profile, fits, read_profile
 from lepton_edge.runtime.text import TextEncoder
 from lepton_edge.storage import cache_directory
 from lepton_edge.target import TARGETS
 from lepton_edge.tasks import task_class
 
 if TYPE_CHECKING:
-    from lepton_edge.backend import Backend, Session
+    from lepton_edge.backend import Backend, Session, Setting
     from lepton_edge.bundle.manifest import Artifact, File
     from lepton_edge.tasks.base import Task
 
@@ -44,33 +43,57 @@ def load(
     is hashed against the manifest first: once for as long as its size and times stay the same,
     or each time with ``verify="always"``. ``warm_up`` answers one sentence before returning; by
     default only generators do. ``profile`` is what `lepton-edge tune` found best: by default the
-    one beside the bundle, where it is of this artifact and this machine; None for the bundle's own
-    settings.
+    one beside the bundle, or one kept elsewhere (`Profile.read`); None for the bundle's own
+    settings. One that was not measured on this artifact and this machine is passed over: the
+    model's ``profile`` is the one that is used.
 
     Raises `BundleError`, `IntegrityError`, `BackendError`.
     """
     bundle = open_bundle(path)
     task = task_class(bundle.manifest.task).from_manifest(bundle.manifest.task_config)
+    opened = open_artifact(bundle, task, device, verify=verify, profile=profile)
+    try:
+        tuned = opened.profile
+        limits = tuned.limits if tuned else DEFAULT
+        model = Model(bundle.manifest, opened.session, opened.encoder, task, limits, tuned)
+        if task.warm_up if warm_up is None else warm_up:
+            model.warm_up()
+    except BaseException:
+        opened.session.close()
+        raise
+    return model
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The artifact of a bundle that was opened, and what a model is made of."""
+
+    artifact: Artifact
+    backend: Backend
+    session: Session
+    encoder: TextEncoder
+    profile: Profile | None
+    """The one that was used."""
+
+
+def open_artifact(
+    bundle: Bundle,
+    task: Task[Any, Any],
+    device: str | None = None,
+    *,
+    verify: Verify = "cached",
+    profile: Profile | Literal["beside"] | None = None,
+) -> Opened:
+    """Open the first artifact that can be opened here; arguments and errors as those of `load`."""
     reasons: list[str] = []
     for artifact in _candidates(bundle, device):
         try:
             backend = registry.get(artifact.backend)
-            tuned = read_profile(bundle.path, artifact, backend) if profile == "beside" else profile
-            session, encoder = _open(bundle, task, artifact, device, verify, backend, tuned)
+            return _open(bundle, task, artifact, device, verify, backend, profile)
         except BackendError as error:
             reasons.append(f"{artifact.target} ({artifact.backend}): {error}")
-            continue
-        try:
-            limits = tuned.limits if tuned else DEFAULT
-            model = Model(bundle.manifest, session, encoder, task, limits, tuned)
-            if task.warm_up if warm_up is None else warm_up:
-                model.warm_up()
-        except BaseException:
-            session.close()
-            raise
-        return model
     raise BackendError(
-        f"{path} cannot be opened on this machine:\n  " + "\n  ".join(reasons),
+        f"{bundle.path} cannot be opened on this machine:\n  " + "\n  ".join(reasons),
         hint="lepton-edge doctor shows what this machine has",
     )
 
@@ -97,8 +120,8 @@ def _open(
     device: str | None,
     verify: Verify,
     backend: Backend,
-    profile: Profile | None,
-) -> tuple[Session, TextEncoder]:
+    profile: Profile | Literal["beside"] | None,
+) -> Opened:
     """Verify the files that will be read, then open the session and the tokenizer side by side:
     compiling takes most of a start and leaves the interpreter free."""
     needed = bundle.files_of(artifact)
@@ -113,16 +136,49 @@ def _open(
         lambda: TextEncoder(bundle.path / TOKENIZER, bundle.manifest.text, task.tokenization())
     )
     cache = cache_directory() / "artifacts" / _key(needed)
-    compiled = artifact.compiled
-    if profile and profile.settings:
-        settings = {**compiled.settings, **profile.settings}
-        compiled = msgspec.structs.replace(compiled, settings=settings)
-    session = backend.load(bundle.path / artifact.directory, compiled, named, cache)
+
+    def session_with(settings: Mapping[str, Setting]) -> Session:
+        compiled = artifact.compiled.with_settings(settings)
+        return backend.load(bundle.path / artifact.directory, compiled, named, cache)
+
+    tuned = _fitting(profile, bundle, artifact, backend, named)
+    session = _tuned_session(session_with, tuned) if tuned else None
+    if session is None:
+        session, tuned = session_with({}), None  # the artifact's own settings always work
     try:
-        return session, tokenizer.result()
+        return Opened(artifact, backend, session, tokenizer.result(), tuned)
     except BaseException:
         session.close()
         raise
+
+
+def _fitting(
+    profile: Profile | Literal["beside"] | None,
+    bundle: Bundle,
+    artifact: Artifact,
+    backend: Backend,
+    device: str | None,
+) -> Profile | None:
+    """The profile to try, if any."""
+    if profile == "beside":
+        profile = read_profile(bundle.path, artifact, backend)
+    elif profile and not fits(profile, artifact, backend):
+        return None
+    return profile if profile and device in (None, profile.device) else None
+
+
+def _tuned_session(
+    session_with: Callable[[Mapping[str, Setting]], Session], profile: Profile
+) -> Session | None:
+    """None where the profile's settings do not work here after all, or are another device's."""
+    try:
+        session = session_with(profile.settings)
+    except BackendError:
+        return None
+    if session.device == profile.device:
+        return session
+    session.close()
+    return None
 
 
 def _key(files: Mapping[str, File]) -> str:

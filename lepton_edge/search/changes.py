@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from lepton_edge.search.segment import Document, Segment, open_all
 from lepton_edge.search.store import State, Store
 from lepton_edge.search.vectors import embed
 from lepton_edge.search.writer import SegmentWriter
+from lepton_edge.storage import storage_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -232,9 +234,11 @@ def _without(store: Store, state: State, rows: Mapping[int, set[int]]) -> list[S
             if len(removed) == segment.rows:
                 continue
             name = f"removed-{state.header.generation + 1}.u32"
-            file = DigestedFile(store.files(entry.name).create(name))
-            file.write_array(removed.astype("<u4"))
-            entry = msgspec.structs.replace(entry, removed=Removed(name, file.close()))
+            files = store.files(entry.name)
+            with storage_errors(Path(files.where(name))):
+                file = DigestedFile(files.create(name))
+                file.write_array(removed.astype("<u4"))
+                entry = msgspec.structs.replace(entry, removed=Removed(name, file.close()))
         entries.append(entry)
     return entries
 

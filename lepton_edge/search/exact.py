@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 12 * 1024**2  # of float32: what one matrix product reads, at most
 _SCORE_BYTES = 8 * 1024**2  # of float32: what it makes, at most
 _WIDEN_BYTES = 3 * 1024**2 // 2  # of float32: stays in a core's cache between the steps
+_FEW = 8
 QUERIES = 256  # of one pass over the vectors
 
 
@@ -102,7 +103,9 @@ def _scores(
     rows, dimension = vectors.shape
     block = min(_BLOCK_BYTES // (4 * dimension), _SCORE_BYTES // (4 * len(queries)))
     block = max(block, 64)
-    step = block if vectors.dtype == np.float32 else max(_WIDEN_BYTES // (4 * dimension), 64)
+    # Of many queries the products take longer than the widening, and are best made at one time.
+    small = vectors.dtype != np.float32 and len(queries) <= _FEW
+    step = max(_WIDEN_BYTES // (4 * dimension), 64) if small else block
     as_float32 = _widener(vectors, step)
     for start in range(0, rows, block):
         end = min(start + block, rows)

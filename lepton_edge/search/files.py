@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from weakref import finalize
 
 from lepton_edge.bundle.hashing import check_files
 from lepton_edge.bundle.manifest import File
@@ -64,20 +65,26 @@ class MemoryFiles:
     the same code. Freed with the object."""
 
     def __init__(self) -> None:
-        self._open: dict[str, BinaryIO] = {}
+        self._handles: dict[str, int] = {}
+        finalize(self, _close, self._handles)
 
     def create(self, name: str) -> BinaryIO:
-        self._open[name] = os.fdopen(os.memfd_create(name), "w+b")
-        return os.fdopen(os.dup(self._open[name].fileno()), "wb")
+        self._handles[name] = os.memfd_create(name)
+        return os.fdopen(os.dup(self._handles[name]), "wb")
 
     def path(self, name: str) -> Path:
-        return Path(f"/proc/self/fd/{self._open[name].fileno()}")
+        return Path(f"/proc/self/fd/{self._handles[name]}")
 
     def where(self, name: str) -> str:
         return f"{name} in memory"
 
     def check(self, name: str, data: NDArray[np.uint8], expected: File) -> None:
         """Nobody else can have changed it."""
+
+
+def _close(handles: dict[str, int]) -> None:
+    for handle in handles.values():
+        os.close(handle)
 
 
 def mapped(files: Files, name: str, expected: File) -> NDArray[np.uint8]:

@@ -190,7 +190,7 @@ def is_index(path: Path) -> bool:
 
 def refuse_bundles(path: Path) -> None:
     """Raise `StorageError` for a folder inside a bundle: its manifest lists every file."""
-    for folder in path.absolute().parents:
+    for folder in path.resolve().parents:
         try:
             bundle = open_bundle(folder)
         except BundleError:

@@ -286,7 +286,7 @@ def _ids_of(targets: Sequence[str], encoder: TextEncoder) -> tuple[int, ...]:
         return f"target {index + 1} ({targets[index][:40]!r})"
 
     # After a space, which is where a tokenizer that marks the beginning of words has its words.
-    pieces = encoder.pieces([f" {word}" for word in targets], name)
+    pieces = encoder.pieces([f" {word.strip()}" for word in targets], name)
     unknown = encoder.unknown_id
     found: dict[int, int] = {}
     for index, (word, ids) in enumerate(zip(targets, pieces, strict=True)):

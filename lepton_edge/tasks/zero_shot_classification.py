@@ -80,10 +80,10 @@ class ZeroShotClassificationConfig:
 
 @dataclass(frozen=True)
 class ZeroShotClassificationParameters:
-    """What a call may give. ``candidate_labels`` it must."""
+    """What a call may give."""
 
     candidate_labels: Sequence[str] = ()
-    """The labels to choose among."""
+    """The labels to choose among; a call has to give them."""
     hypothesis_template: str | None = None
     """The sentence that a label is put into, at its one `{}`; the bundle's own where None."""
     multi_label: bool = False

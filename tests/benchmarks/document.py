@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from lepton_edge.benchmark.machine import Machine
 from tests.benchmarks import results, wording
 from tests.benchmarks.results import Report, Result
@@ -16,13 +18,28 @@ def write(path: Path) -> Path:
     """The page of one JSON file, beside it, and the index of all in its folder."""
     page = path.with_suffix(".md")
     page.write_text(_page(results.read(path), path), encoding="utf-8")
-    (path.parent / "README.md").write_text(_index(path.parent), encoding="utf-8")
+    write_index(path.parent)
     return page
+
+
+def write_index(folder: Path) -> None:
+    """The page that lists the others."""
+    (folder / "README.md").write_text(_index(folder), encoding="utf-8")
+
+
+class _Headed(msgspec.Struct):
+    date: str
+    machine: Machine
 
 
 def _index(folder: Path) -> str:
     rows = []
     for path in sorted(folder.glob("*.json"), reverse=True):
+        if path.stem.endswith("precisions"):  # has no targets, and a document of its own
+            about = msgspec.json.decode(path.read_bytes(), type=_Headed)
+            cores = f"{about.machine.processor}, {about.machine.cores} cores"
+            rows.append([f"[{path.stem}]({path.stem}.md)", about.date[:10], cores, ""])
+            continue
         report = results.read(path)
         met = [verdict for _, verdict in _verdicts(report)]
         rows.append(

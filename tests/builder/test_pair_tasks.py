@@ -14,9 +14,10 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 import lepton_edge
-from lepton_edge import Model, Recipe
+from lepton_edge import Model, Recipe, TorchSource
 from lepton_edge.builder.huggingface import load_folder
 from lepton_edge.bundle.manifest import Text
 from lepton_edge.errors import InputError, SourceError
@@ -29,7 +30,7 @@ from tests.kinds import KINDS, fast_tokenizer, save_kind
 LONG = "the film was good and my card was late " * 12
 DOCUMENTS = [*TEXTS, LONG, "größe 我的卡 يصل 🙂"]
 CANDIDATES = ["film", "bank", "the order of my card", "我的卡"]
-NLI = {"id2label": {0: "contradiction", 1: "entailment", 2: "neutral"}}
+NLI: dict[str, Any] = {"id2label": {0: "contradiction", 1: "entailment", 2: "neutral"}}
 # With token types; with a double separator and none, twice.
 MODELS = {"wordpiece": "bert", "byte-level": "roberta", "unigram": "xlm-roberta"}
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -186,6 +187,38 @@ def test_a_ranker_of_two_outputs_gives_the_probability_of_the_relevant_one(tmp_p
         assert document.score == pytest.approx(float(logits.softmax(0)[0]), abs=1e-5)
 
 
+class Overlap(torch.nn.Module):
+    """A number, or several, from the mean of the tokens' vectors."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.vectors = torch.nn.Embedding(150, 16)
+        self.head = torch.nn.Linear(16, outputs)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        kept = mask.unsqueeze(-1).float()
+        result: torch.Tensor = self.head((self.vectors(ids) * kept).sum(1) / kept.sum(1))
+        return result
+
+
+def test_a_torch_module_ranks_without_naming_its_output(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_str(KINDS["wordpiece"]())
+    recipe = Recipe(name="tiny", precision="fp32")
+    output = tmp_path / "out"
+    source = TorchSource(Overlap(1), tokenizer, task="text-ranking")
+    bundle = lepton_edge.build(source, recipe=recipe, output=output)
+    assert bundle.manifest.task_config["labels"] == ["relevance"]
+    with lepton_edge.load(bundle.path) as model:
+        ranking = model({"query": "my card", "documents": DOCUMENTS})
+    scores = [document.score for document in ranking.documents]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) > 1
+    several = TorchSource(Overlap(3), tokenizer, task="text-ranking")
+    with pytest.raises(SourceError, match="3 outputs for 1 labels"):
+        lepton_edge.build(several, recipe=recipe, output=tmp_path / "other")
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     st.sampled_from(sorted(KINDS)),
@@ -207,7 +240,8 @@ def test_a_pair_has_the_tokens_that_transformers_gives_it(
     encoder = TextEncoder(file, limits, Tokenization(truncation))
     names = ("the first", "the second")
     try:
-        found = encoder.join(*encoder.parts([first, second], names.__getitem__), names)
+        one, other = encoder.parts([first, second], names.__getitem__)
+        found = encoder.join(one, other, names)
     except InputError:  # a text without a token, or with none left: refused, whoever else takes it
         return
     expected = tokenizer(

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,13 +19,17 @@ from hypothesis import strategies as st
 
 import lepton_edge
 from lepton_edge import Recipe, registry
+from lepton_edge.backend import TensorSpec
 from lepton_edge.builder import parity
 from lepton_edge.bundle.manifest import Artifact, Parity
+from lepton_edge.bundle.manifest import Text as BundleText
 from lepton_edge.errors import ParityError
 from lepton_edge.recipe import Parity as Limits
 from lepton_edge.recipe import Source, Text
+from lepton_edge.runtime.text import TextEncoder
 from lepton_edge.target import GIB, TARGETS, Target
-from lepton_edge.testing import write_fake_distribution
+from lepton_edge.tasks.text_ranking import TextRanking, TextRankingConfig
+from lepton_edge.testing import word_tokenizer, write_fake_distribution
 from tests.builder.parts import TEXTS, left_behind, refused
 from tests.tiny import save_tiny
 
@@ -120,6 +125,32 @@ def test_limits_on_texts_do_not_stop_the_gate(tiny_bert: Path, out: Path) -> Non
     assert bundle.manifest.artifacts[0].parity.texts == 32
     assert bundle.manifest.text.on_long_text == "refuse"
     assert bundle.manifest.text.max_characters == 10
+
+
+def test_rankers_of_one_number_are_compared_over_the_texts(tmp_path: Path) -> None:
+    """The cosine of one number with another says whether both are positive, and no more."""
+    file = tmp_path / "tokenizer.json"
+    file.write_text(word_tokenizer(), encoding="utf-8")
+    task = TextRanking(TextRankingConfig(("score",), 0, "sigmoid"))
+    encoder = TextEncoder(file, BundleText(32, "truncate", 1000, 0), task.tokenization())
+    texts = ["w1", "w20 w30", "w90 w91 w92"]
+
+    def session(compute: Callable[[Any], Any]) -> Any:
+        inputs = (TensorSpec("input_ids", "int64", ("batch", "length")),)
+        call = lambda feeds: {"logits": compute(feeds["input_ids"])}  # noqa: E731
+        return SimpleNamespace(inputs=inputs, details={}, run=call, infer=call)
+
+    original = session(lambda ids: ids.mean(axis=1, keepdims=True))
+    same = parity.measure(original, original, encoder, task, texts)
+    assert [same.min_cosine, same.mean_cosine] == pytest.approx([1, 1])
+    constant = session(lambda ids: np.full((len(ids), 1), 9.0))
+    other = parity.measure(original, constant, encoder, task, texts)
+    inputs, parameters = task.examples(texts)
+    pairs = [pair for (pair,) in task.tokenize(inputs, encoder, parameters, 1)]
+    numbers = [np.mean(pair.ids) for pair in pairs]
+    expected = sum(numbers) / np.sqrt(3 * np.square(numbers).sum())
+    assert [other.min_cosine, other.mean_cosine] == pytest.approx([expected, expected])
+    assert expected < 0.99
 
 
 # The gate.

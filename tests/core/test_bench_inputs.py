@@ -30,6 +30,10 @@ def _tokenizer(text: str) -> Any:
     return tokenizer
 
 
+CONFIGS = {
+    "token-classification": {"labels": ["O", "B-PER", "I-PER"], "stride": None},
+    "question-answering": {"window": 24, "stride": 4},
+}
 WORDS, BYTES = _tokenizer(word_tokenizer()), _tokenizer(byte_tokenizer())
 
 
@@ -105,7 +109,7 @@ def test_made_up_workloads_have_several_batches_of_the_largest_size() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_answers_inputs_made_of_texts(fake_bundle: Bundles, name: str) -> None:
-    with load(fake_bundle(task=name).path) as model:
+    with load(fake_bundle(task=name, task_config=CONFIGS.get(name)).path) as model:
         texts = texts_of(WORDS, 3, 12)
         inputs, parameters = examples(model, texts)
         assert len(inputs) == 3

@@ -168,7 +168,7 @@ def test_shell_completion_offers_the_verbs(fake_backend: Path) -> None:
         [],
         fake_backend,
         _LEPTON_EDGE_COMPLETE="bash_complete",
-        COMP_WORDS="lepton-edge in",
+        COMP_WORDS="lepton-edge ins",
         COMP_CWORD="1",
     )
     assert offered.stdout == b"plain,inspect\n"

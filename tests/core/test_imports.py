@@ -24,7 +24,7 @@ COMPARISON = ROOT / "benchmark" / "originals.py"
 # What a runtime must never load; and what only some verbs of the command line do.
 HEAVY = ("torch", "transformers", "nncf", "onnx", "onnxruntime", "lepton_edge.builder")
 NOT_AT_RUN_TIME = (*HEAVY, "openvino", "huggingface_hub", "pydantic", "rich", "yaml")
-RUNTIME = ("runtime", "tasks", "bundle", "store", "privacy")
+RUNTIME = ("runtime", "tasks", "bundle", "search", "keywords", "store", "privacy")
 OPTIONAL = ("torch", "transformers", "nncf", "onnx", "onnxruntime", "onnxscript", "openvino")
 OPTIONAL += ("huggingface_hub", "safetensors", "sentencepiece", "fastapi", "uvicorn")
 

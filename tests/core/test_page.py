@@ -289,13 +289,13 @@ def test_any_values_are_drawn_inside_the_frame(values: list[float], logarithmic:
     names = [str(n) for n in range(len(values))]
     series = [Series("s", values, [value / 2 for value in values], [v * 2 for v in values])]
     for mark in marks(plots.bars("a", names, series)):
-        assert -0.1 <= mark["y"] <= mark["y"] + mark["height"] <= 250
-        assert 0 <= mark["x"] <= mark["x"] + mark["width"] <= 480
+        assert -0.1 <= mark["y"] <= mark["y"] + mark["height"] <= 240
+        assert 0 <= mark["x"] <= mark["x"] + mark["width"] <= 440
     for mark in marks(plots.lines("a", names, series, logarithmic=logarithmic), "circle"):
-        assert -0.1 <= mark["cy"] <= 250
-        assert 0 <= mark["cx"] <= 480
+        assert -0.1 <= mark["cy"] <= 240
+        assert 0 <= mark["cx"] <= 440
     for mark in marks(plots.stacks("a", names, series)):
-        assert 0 <= mark["x"] <= mark["x"] + mark["width"] <= 480.1
+        assert 0 <= mark["x"] <= mark["x"] + mark["width"] <= 440.1
 
 
 @settings(deadline=None, max_examples=60)

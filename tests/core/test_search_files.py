@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -80,6 +81,31 @@ def test_what_is_there_is_not_replaced_without_force(model: Model, path: Path) -
         assert len(Index.open(path)) == 30
     index.save(path, force=True)
     assert len(Index.open(path)) == 1
+
+
+def test_an_index_may_replace_itself(model: Model, path: Path) -> None:
+    index = Index.open(path)
+    index.remove([0])
+    before = index.query(model, TEXTS, 30)
+    index.save(path, force=True)
+    index.add(model, ["w1"])
+    index.remove([30])
+    assert Index.open(path).query(model, TEXTS, 30) == before
+
+
+def test_what_is_in_memory_leaves_no_open_files(model: Model) -> None:
+    def build() -> None:
+        index = Index.build(model, TEXTS)
+        index.add(model, ["w1"])
+        index.remove([1])
+
+    build()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        build()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_force_replaces_no_folder_that_is_not_an_index(model: Model, tmp_path: Path) -> None:
@@ -393,6 +419,7 @@ def test_an_index_is_kept_beside_its_bundle(fake_bundle: Bundles, model: Model) 
     (bundle.parent / "active").symlink_to(bundle)
     assert beside(bundle.parent / "active") == bundle.parent / "name-1.0.0.index"
     assert find(bundle) == beside(bundle)
+    Index.build(model, ["w1"], path=bundle / ".." / "near")  # through it is not inside it
 
 
 def test_an_index_inside_a_bundle_can_be_read_and_not_changed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ TASK = ZeroShotClassification(ZeroShotClassificationConfig(NLI, 2, 0, "about {}"
 LOGITS = arrays.arrays(np.float32, (4, 3), elements=st.floats(-(2.0**100), 2.0**100, width=32))
 
 
-def _array(*rows: list[float]) -> NDArray[np.float32]:
+def _array(*rows: Sequence[float]) -> NDArray[np.float32]:
     return np.array(rows, dtype=np.float32)
 
 
@@ -289,7 +289,7 @@ def test_ten_thousand_labels_are_tokenized_in_chunks_of_texts(
     ],
 )
 def test_the_labels_are_found_by_name(
-    labels: tuple[str, ...], options: dict[str, str], expected: tuple[int, int]
+    labels: tuple[str, ...], options: dict[str, Any], expected: tuple[int, int]
 ) -> None:
     config = ZeroShotClassification.configure(
         ZeroShotClassificationOptions(**options), Facts(labels=labels)
@@ -316,7 +316,7 @@ def test_the_labels_are_found_by_name(
     ],
 )  # fmt: skip
 def test_labels_without_an_entailment_are_refused(
-    labels: tuple[str, ...] | None, options: dict[str, str], problem: str, hint: str
+    labels: tuple[str, ...] | None, options: dict[str, Any], problem: str, hint: str
 ) -> None:
     with pytest.raises(SourceError) as caught:
         ZeroShotClassification.configure(

@@ -49,16 +49,24 @@ class OpenVINOBackend(Backend):
         return version
 
     def tunings(self, compiled: Compiled) -> list[dict[str, Setting]]:
-        """The two hints and, as far as there are cores, several streams or fewer threads."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        """The two hints and, as far as there are cores, several streams or fewer threads: never
+        more threads than the recipe gives it.
+
+        Then fp32, where the artifact leaves the arithmetic to the device or computes in 16 bits:
+        it is nearer to the original than whatever the build's checks measured. Never the other
+        way: an artifact that computes in fp32 was checked in fp32.
+        """
         own = {**_OWN, **compiled.settings}
-        choices: list[dict[str, Setting]] = [
-            {"performance_hint": "latency"},
-            {"performance_hint": "throughput"},
-        ]
-        for count in _halves(cores):
-            choices.append({"performance_hint": "latency", "threads": count})
-            choices.append({"performance_hint": "throughput", "streams": count})
+        latency: dict[str, Setting] = {"performance_hint": "latency"}
+        if "streams" in own:
+            latency["streams"] = 1
+        throughput: dict[str, Setting] = {"performance_hint": "throughput"}
+        choices = [latency, throughput]
+        for count in _halves(min(_cores(), int(own.get("threads", _cores())))):
+            choices.append({**latency, "threads": count})
+            if count > 1:  # one stream is the hint latency
+                choices.append({**throughput, "streams": count})
+        choices.append({"compute": "fp32"})
         return [each for each in choices if {**own, **each} != own]
 
     def build(
@@ -164,6 +172,11 @@ def _processor_flags() -> str:
         return ""
 
 
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 def _halves(cores: int) -> list[int]:
     """Half of the cores, and a quarter, and so on down to one."""
     found = []
@@ -173,5 +186,5 @@ def _halves(cores: int) -> list[int]:
     return found
 
 
-_OWN: dict[str, Setting] = {"performance_hint": "latency"}
+_OWN: dict[str, Setting] = {"performance_hint": "latency", "compute": "auto"}
 _OPENVINO_NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

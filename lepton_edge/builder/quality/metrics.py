@@ -257,7 +257,7 @@ class Ndcg(_Labelled):
 class MaskAccuracy(_Labelled):
     name = "accuracy"
     columns = ("text", "label")
-    about = "share of masks whose first token is `label`, a token or a list of one for each mask"
+    about = "share of texts whose best token is `label`; a list of one for each mask, where several"
     parameters: ClassVar[Mapping[str, Any]] = {"top_k": 1}
 
     def gold(self, row: Row) -> list[str]:
@@ -270,7 +270,7 @@ class MaskAccuracy(_Labelled):
         )
 
     def right(self, gold: list[str], answers: Sequence[Any]) -> bool:
-        return gold == [mask.tokens[0].token.strip() for mask in answers[0].masks]
+        return gold == [mask.predictions[0].token.strip() for mask in answers[0].masks]
 
 
 class Spearman(_Labelled):
