@@ -58,9 +58,10 @@ def _recipes() -> str:
         _table(recipe.Calibration, "## `calibration`\n"),
         _table(recipe.Quality, "## `quality`\n"),
         "Where `quality` has `data`, the original and the compiled model answer every example, and",
-        "the build fails where the metric falls by more than `max_drop` points. With `int8` it first",
-        "tries again with as few operations in higher precision as it takes. What each attempt",
-        "measured is in the manifest and, with the worst examples, in the bundle's `quality.html`.\n",
+        "the build fails where the metric falls by more than `max_drop` points. With `int8` it",
+        "first tries again with as few operations in higher precision as it takes. What each",
+        "attempt measured is in the manifest and, with the worst examples, in the bundle's",
+        "`quality.html`.\n",
         "## `task_options`\n",
     ]
     for name in TASKS:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lepton_edge.recipe import load_recipe as load_recipe
     from lepton_edge.runtime import load as load
     from lepton_edge.runtime.model import Model as Model
+    from lepton_edge.runtime.profile import Profile as Profile
     from lepton_edge.search.index import Hit as Hit
     from lepton_edge.search.index import Index as Index
     from lepton_edge.tasks.feature_extraction import Embedding as Embedding
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from lepton_edge.tasks.text_ranking import Ranking as Ranking
     from lepton_edge.tasks.token_classification import Entities as Entities
     from lepton_edge.tasks.token_classification import Entity as Entity
+    from lepton_edge.tuning.report import Tuning as Tuning
+    from lepton_edge.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
 
@@ -57,11 +60,13 @@ _HOMES = {
     "Keyword": "lepton_edge.keywords",
     "LeptonError": "lepton_edge.errors",
     "Model": "lepton_edge.runtime.model",
+    "Profile": "lepton_edge.runtime.profile",
     "QueryDocuments": "lepton_edge.tasks.text_ranking",
     "Question": "lepton_edge.tasks.question_answering",
     "Ranking": "lepton_edge.tasks.text_ranking",
     "Recipe": "lepton_edge.recipe",
     "TorchSource": "lepton_edge.builder.torch_model",
+    "Tuning": "lepton_edge.tuning.report",
     "bench": "lepton_edge.benchmark.bench",
     "build": "lepton_edge.builder",
     "extract_keywords": "lepton_edge.keywords",
@@ -70,6 +75,7 @@ _HOMES = {
     "open_bundle": "lepton_edge.bundle",
     "pack": "lepton_edge.bundle.archive",
     "similarity": "lepton_edge.tasks.feature_extraction",
+    "tune": "lepton_edge.tuning.tune",
     "unpack": "lepton_edge.bundle.archive",
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lepton_edge import __version__
 from lepton_edge.benchmark.cases import Workload, lengths_of, made_workloads, measure_case
+from lepton_edge.benchmark.inputs import open_tokenizer
 from lepton_edge.benchmark.machine import Watch, describe, pinned, versions
 from lepton_edge.benchmark.report import (
     SCHEMA,
@@ -23,12 +24,10 @@ from lepton_edge.benchmark.startup import Startup, measure_starts
 from lepton_edge.benchmark.statistics import NOISY, extent
 from lepton_edge.benchmark.timing import Pace
 from lepton_edge.benchmark.wording import describe_case, notes_of
-from lepton_edge.bundle import TOKENIZER, Bundle, open_bundle
+from lepton_edge.bundle import Bundle, open_bundle
 from lepton_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from lepton_edge.benchmark.originals import Originals, Source
     from lepton_edge.runtime.model import Model
 
@@ -120,22 +119,12 @@ def _workloads(
 ) -> list[Workload]:
     if texts is None:
         lengths = lengths_of(settings, bundle.manifest.text.max_length)
-        return made_workloads(_tokenizer(bundle), lengths, settings.batches)
+        return made_workloads(open_tokenizer(bundle), lengths, settings.batches)
     if settings.lengths is not None:
         raise InputError("texts of one's own have the lengths that they have", hint="leave one out")
     if not texts:
         raise InputError("there are no texts to measure")
     return [Workload(None, tuple(texts))]
-
-
-def _tokenizer(bundle: Bundle) -> Tokenizer:
-    """One of its own, that neither cuts nor pads."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def _startup(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lepton_edge.bundle import TOKENIZER
 from lepton_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,12 +14,23 @@ if TYPE_CHECKING:
 
     from tokenizers import Encoding, Tokenizer
 
+    from lepton_edge.bundle import Bundle
     from lepton_edge.runtime.model import Model
 
 _WORDS = 5000
 _FEWEST_WORDS = 50
 _SEED = 20261122
 _ATTEMPTS = 5
+
+
+def open_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer, one of its own that neither cuts nor pads."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def examples(model: Model, texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:

@@ -22,6 +22,7 @@ _VERBS = (
     "search",
     "keywords",
     "bench",
+    "tune",
     "inspect",
     "verify",
     "pack",

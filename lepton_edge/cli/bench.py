@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lepton_edge.cli.inputs import read_texts
 from lepton_edge.cli.output import (
     json_option,
     note,
@@ -21,9 +21,6 @@ from lepton_edge.cli.output import (
 if TYPE_CHECKING:
     from lepton_edge.benchmark.report import Report
     from lepton_edge.benchmark.wording import Table
-
-# More than any run gets through; bounds the memory of a very long file.
-_MOST_TEXTS = 10_000
 
 
 def _words(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -129,7 +126,7 @@ def command(
         report = bench(
             bundle,
             BenchSettings(**chosen),
-            texts=_read(texts, column) if texts else None,
+            texts=read_texts(texts, column) if texts else None,
             compare=compare or (),
             original=original,
             device=device,
@@ -143,19 +140,6 @@ def command(
     _print(report)
     if html:
         note(f"page: {html}")
-
-
-def _read(file: Path, column: str) -> Sequence[str]:
-    from lepton_edge.errors import InputError
-    from lepton_edge.runtime.files import read_rows
-
-    rows = list(islice(read_rows(file, {"text": column}), _MOST_TEXTS))
-    for line, row in rows:
-        if not isinstance(row[column], str) or not row[column].strip():
-            raise InputError(f"{file}:{line}: {column!r} is empty or not text")
-    if not rows:
-        raise InputError(f"{file} has no rows")
-    return [row[column] for _, row in rows]
 
 
 def _write(report: Report, file: Path, force: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from lepton_edge.errors import InputError
 if TYPE_CHECKING:
     from lepton_edge.tasks.base import Task
 
+# More than any measurement gets through; bounds the memory of a very long file.
+_MOST_TEXTS = 10_000
 _OPTIONS = (
     click.option(
         "--column",
@@ -96,6 +99,19 @@ class Asked:
             return list(texts)
         (field,) = (field for field in task.fields if field not in needed)
         return [{field: text, **self.others} for text in texts]
+
+
+def read_texts(file: Path, column: str) -> list[str]:
+    """The first texts of a .jsonl or .csv file, to measure with. Raises `InputError`."""
+    from lepton_edge.runtime.files import read_rows
+
+    rows = list(islice(read_rows(file, {"text": column}), _MOST_TEXTS))
+    for line, row in rows:
+        if not isinstance(row[column], str) or not row[column].strip():
+            raise InputError(f"{file}:{line}: {column!r} is empty or not text")
+    if not rows:
+        raise InputError(f"{file} has no rows")
+    return [row[column] for _, row in rows]
 
 
 def _parameters(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import click
 
 from lepton_edge.bundle import Bundle, open_bundle
 from lepton_edge.cli.output import json_option, mebibytes, print_json, print_table, printable
+from lepton_edge.runtime.profile import find_profile
 
 
 @click.command("inspect")
@@ -59,6 +60,10 @@ def _print_facts(bundle: Bundle) -> None:
         "created": manifest.created,
         "tools": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
     }
+    if kept := find_profile(bundle):
+        from lepton_edge.tuning.wording import state
+
+        facts["profile"] = state(kept)
     for name, value in facts.items():
         if value:
             click.echo(f"{name:12} {printable(value)}")

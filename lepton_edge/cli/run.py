@@ -94,7 +94,7 @@ def _print_results(inputs: Sequence[Any], results: Sequence[Any], top_k: int | N
     shown = [str(result) for result in results]
     width = max((len(text) for text in shown if "\n" not in text), default=0)
     for given, answer, result in zip(inputs, shown, results, strict=True):
-        text = given if isinstance(given, str) else next(iter(reversed(given.values())))
+        text = given if isinstance(given, str) else next(iter(given.values()))
         if len(inputs) == 1:
             click.echo(answer)
         elif "\n" in answer:

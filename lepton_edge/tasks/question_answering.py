@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from lepton_edge.errors import InputError
 from lepton_edge.tasks.base import (
     Dimensions,
     Facts,
@@ -171,7 +172,13 @@ class QuestionAnswering(Task[Question, Answers]):
         return Tokenization("do_not_truncate", config.window, config.stride, offsets=True)
 
     def read_input(self, given: object, position: int) -> Question:
-        return read_mapping(Question, self.name, given, position)
+        read = read_mapping(Question, self.name, given, position)
+        for field in self.fields:
+            value: object = getattr(read, field)
+            if not isinstance(value, str):  # a Question checks nothing itself
+                kind = type(value).__name__
+                raise InputError(f"input {position}: {field} is of type {kind}: it is a text")
+        return read
 
     def characters(self, given: Question, parameters: QuestionAnsweringParameters) -> int:
         return len(given.question) + len(given.context)

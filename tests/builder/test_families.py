@@ -1,4 +1,7 @@
-"""Every family that can be exported, with both heads, beside transformers itself."""
+"""Every family that can be exported, with each head, beside transformers itself.
+
+The head that fills masks has its own tests, in test_fill_mask.py.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,22 @@ from lepton_edge.tasks import task_class
 from tests.tiny import FAMILIES, WORDS, save_tiny
 
 CLASSIFIER, ENCODER = "AutoModelForSequenceClassification", "AutoModel"
+TAGGER, READER = "AutoModelForTokenClassification", "AutoModelForQuestionAnswering"
+# One layer, in a family's own words (and one of each of its two kinds): the others are proven with
+# the first two heads.
+SHALLOW: dict[str, dict[str, Any]] = {
+    "distilbert": {"n_layers": 1},
+    "modernbert": {"num_hidden_layers": 2},
+}
 # None of them is the shape that graphs are traced with.
 SHAPES = ((1, 1), (1, 2), (2, 1), (3, 5), (1, 9), (4, 17), (7, 33))
 MODELS: list[tuple[str, str, dict[str, Any]]] = [
     *((family, head, {}) for family in FAMILIES for head in (CLASSIFIER, ENCODER)),
+    *(
+        (family, head, SHALLOW.get(family, {"num_hidden_layers": 1}))
+        for family in FAMILIES
+        for head in (TAGGER, READER)
+    ),
     # Configurations of well-known checkpoints that take other paths through the same code.
     ("roberta", CLASSIFIER, {"pad_token_id": 1, "type_vocab_size": 1}),
     ("modernbert", CLASSIFIER, {"classifier_pooling": "mean"}),
@@ -46,6 +61,7 @@ MODELS: list[tuple[str, str, dict[str, Any]]] = [
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 Feeds = dict[str, NDArray[Any]]
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Exported:
     graph: Graph
     module: torch.nn.Module
     session: Session
-    output: str
+    outputs: tuple[str, ...]
     max_length: int
     pad_id: int
 
@@ -73,29 +89,37 @@ class Exported:
         }
         return {spec.name: feeds[spec.name] for spec in self.graph.inputs}
 
-    def expected(self, feeds: Feeds) -> NDArray[np.float32]:
+    def expected(self, feeds: Feeds) -> Array:
         """What transformers itself answers; mean pooling and normalization in numpy."""
         with torch.no_grad():
             output = self.model(**{name: torch.from_numpy(array) for name, array in feeds.items()})
-        if self.output == "logits":
-            logits: NDArray[np.float32] = output.logits.numpy()
-            return logits
+        if self.outputs != ("embedding",):
+            return _together([getattr(output, name).numpy() for name in self.outputs])
         kept = feeds["attention_mask"][..., None]
         mean = (output.last_hidden_state.numpy() * kept).sum(axis=1) / kept.sum(axis=1)
-        embedding: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        embedding: Array = mean / np.linalg.norm(mean, axis=1, keepdims=True)
         return embedding
 
-    def program(self, feeds: Feeds) -> NDArray[np.float32]:
+    def program(self, feeds: Feeds) -> Array:
         """What the exported program answers, run by torch."""
         with torch.no_grad():
-            output = self.module(*map(torch.from_numpy, feeds.values()))
-        result: NDArray[np.float32] = output.numpy()
-        return result
+            outputs = self.module(*map(torch.from_numpy, feeds.values()))
+        return _together([output.numpy() for output in outputs])
 
-    def artifact(self, feeds: Feeds) -> NDArray[np.float32]:
+    def artifact(self, feeds: Feeds) -> Array:
         """What the compiled artifact answers."""
-        result: NDArray[np.float32] = self.session.infer(feeds)[self.output]
-        return result
+        found = self.session.infer(feeds)
+        return _together([found[name] for name in self.outputs])
+
+    def text_of(self, answers: Array, row: int, length: int) -> Array:
+        """A row's answers, of its text alone where there is one for each token."""
+        own = answers[row : row + 1]
+        return own[:, :length] if "length" in self.graph.outputs[0].shape else own
+
+
+def _together(outputs: list[Array]) -> Array:
+    """Several outputs of one shape as one."""
+    return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
 
 
 @pytest.fixture(
@@ -123,7 +147,8 @@ def exported(
     assert graph.program is not None
     module = graph.program.module()
     with backend.load(directory, compiled) as session:
-        yield Exported(model, graph, module, session, task.output, loaded.max_length, loaded.pad_id)
+        outputs = tuple(task.outputs)
+        yield Exported(model, graph, module, session, outputs, loaded.max_length, loaded.pad_id)
 
 
 def test_every_supported_family_is_tested() -> None:
@@ -153,14 +178,16 @@ def test_a_padded_row_answers_as_it_does_alone(exported: Exported) -> None:
             for name, array in feeds.items()
         }
         expected = exported.expected(alone)
-        np.testing.assert_allclose(program[row : row + 1], expected, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(together[row : row + 1], expected, rtol=1e-5, atol=1e-5)
+        own, its = exported.text_of(together, row, length), exported.text_of(program, row, length)
+        np.testing.assert_allclose(its, expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_answers_differ_between_texts(exported: Exported) -> None:
     """Else the other tests would pass on a model that ignores its input."""
     answers = exported.artifact(exported.feeds([12] * 4))
-    assert np.abs(answers[0] - answers[1:]).max(axis=1).min() > 0.01
+    difference = np.abs(answers[0] - answers[1:])
+    assert difference.reshape(3, -1).max(axis=1).min() > 0.01
 
 
 def test_the_longest_input_is_the_models_own(exported: Exported) -> None:
@@ -183,8 +210,8 @@ def test_the_longest_input_ends_where_the_positions_do(exported: Exported) -> No
 
 def test_the_graph_takes_any_batch_and_length(exported: Exported) -> None:
     assert {spec.shape for spec in exported.graph.inputs} == {("batch", "length")}
-    assert exported.graph.outputs[0].name == exported.output
-    assert exported.graph.outputs[0].shape[0] == "batch"
+    assert tuple(spec.name for spec in exported.graph.outputs) == exported.outputs
+    assert {spec.shape[0] for spec in exported.graph.outputs} == {"batch"}
 
 
 def _forget_tokenizer_limit(folder: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,41 +71,3 @@ def texts(index: Index) -> list[str]:
     dimension = index.header.origin.dimension
     (hits,) = index.query_vectors(np.ones((1, dimension)), top_k=100_000)
     return sorted(hit.text for hit in hits)
-
-
-# What a change of an index does to the disk, each the last thing that a killed process did.
-_STEPS = ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir")
-
-
-def killed_at(step: int, change: Callable[[], None]) -> bool:
-    """Run ``change`` in a child that is killed before its ``step``-th step on the disk; whether
-    it came that far."""
-    child = os.fork()
-    if child == 0:
-        _count_down(step)
-        try:
-            change()
-        except BaseException:
-            os._exit(2)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the change itself failed"
-    return os.WIFSIGNALED(status)
-
-
-def _count_down(step: int) -> None:
-    """Kill this process before its ``step``-th call of a function that changes the disk."""
-    left = step
-
-    def counted(function: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
-
-    for name in _STEPS:
-        setattr(os, name, counted(getattr(os, name)))

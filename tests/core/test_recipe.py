@@ -346,7 +346,7 @@ backends:
         ("text: {max_length: true}", "text.max_length", "True", "integer"),
         ("text: {max_characters: 0}", "text.max_characters", "0", "greater than or equal to 1"),
         ("text: {on_long_text: cut}", "text.on_long_text", "'cut'", "'truncate' or 'refuse'"),
-        ("precision: fp8", "precision", "'fp8'", "'auto', 'fp32', 'fp16', 'bf16', 'int8' or 'int8-weights'"),
+        ("precision: fp8", "precision", "'fp8'", "'bf16', 'int8' or 'int8-weights'"),
         ("precision: 16", "precision", "16", "'fp16'"),
         ("parity: {max_error: 0}", "parity.max_error", "0", "greater than 0"),
         ("parity: {max_error: '1'}", "parity.max_error", "'1'", "number"),

@@ -224,7 +224,9 @@ def test_a_word_ends_at_a_blank_only_where_pieces_are_not_marked(
     result = entities(
         encoders[kind], text, lambda token, place: [0, 5, *[0] * 5], aggregation_strategy="max"
     )
-    assert [each.text.strip() for each in result.entities[-len(words) :]] == words
+    found = [entity.text.strip() for entity in result.entities]
+    # Unigram has tokens that are a blank alone.
+    assert [each for each in found if each][-len(words) :] == words
 
 
 def test_an_unknown_token_begins_a_word(encoders: dict[str, TextEncoder]) -> None:

@@ -1,0 +1,125 @@
+"""What the choices are measured on: inputs of the bundle's task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lepton_edge.benchmark.contest import Candidate, measure_in_turn
+from lepton_edge.benchmark.inputs import examples, mixed
+from lepton_edge.benchmark.sessions import Observed
+from lepton_edge.benchmark.timing import Clock, Pace
+from lepton_edge.errors import InputError
+from lepton_edge.runtime.batching import Limits
+from lepton_edge.runtime.model import Model
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from lepton_edge.backend import Tensors
+    from lepton_edge.benchmark.sessions import Outputs
+    from lepton_edge.tuning.objective import Objective
+
+# Tokens of made-up texts: a short question to a long paragraph.
+_SHORTEST, _LONGEST = 8, 128
+# Inputs: enough for several micro-batches, and for single calls of most lengths; then as many as
+# the machine answers in such a share of the time that there is.
+_FEWEST, _MOST_SINGLE, _MOST_LISTED = 32, 64, 512
+_SHARES = {"latency": 1 / 60, "throughput": 1 / 240, "p99": 1 / 480}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``batches`` are what the calls are given: single inputs for `latency`, else one list."""
+
+    batches: tuple[tuple[Any, ...], ...]
+    parameters: Mapping[str, Any]
+    description: str
+    """What the inputs are, in words."""
+
+    @property
+    def inputs(self) -> list[Any]:
+        """All of them."""
+        return [each for batch in self.batches for each in batch]
+
+    def calls_of(self, rows: int) -> list[list[Any]]:
+        """The inputs in their order, in calls of so many; from the start again for the last."""
+        inputs = self.inputs
+        return [
+            [inputs[(start + place) % len(inputs)] for place in range(rows)]
+            for start in range(0, len(inputs), rows)
+        ]
+
+
+def workload(
+    model: Model,
+    tokenizer: Tokenizer,
+    objective: Objective,
+    texts: Sequence[str] | None,
+    seconds: float,
+    clock: Clock,
+) -> Workload:
+    """Inputs made of the texts, as many as suit the time; of made-up texts of mixed lengths where
+    there are none. ``tokenizer`` is the bundle's, neither cutting nor padding.
+
+    Raises `InputError` for no texts, and what the model raises for one that it does not take.
+    """
+    if texts is not None and not texts:
+        raise InputError("there are no texts to measure")
+
+    def of(count: int) -> Workload:
+        return _made(model, tokenizer, objective, texts, count)
+
+    first = of(_FEWEST)
+    candidate = Candidate.of("default", model, **first.parameters)
+    pace = Pace(rounds=1, seconds=seconds * _SHARES[objective.kind], warm_up=0.0, settle=0.0)
+    found = measure_in_turn([candidate], first.batches, "throughput", pace=pace, clock=clock)
+    wanted = int(found[0].figures[0] * seconds * _SHARES[objective.kind])
+    most = _MOST_SINGLE if objective.kind == "latency" else _MOST_LISTED
+    return of(min(max(wanted, _FEWEST), most))
+
+
+def shapes_of(model: Model, work: Workload, limits: Limits) -> list[list[tuple[int, ...]]]:
+    """The shapes that the session is given with these limits, for each call of the workload."""
+    found: list[list[tuple[int, ...]]] = []
+
+    def seen(feeds: Tensors, outputs: Outputs) -> None:
+        found[-1].append(next(iter(feeds.values())).shape)
+
+    observed = Observed(model.session, seen)
+    limited = Model(model.manifest, observed, model.encoder, model.task, limits)
+    for batch in work.batches:
+        found.append([])
+        limited(batch, **work.parameters)
+    return [sorted(shapes) for shapes in found]
+
+
+def _made(
+    model: Model,
+    tokenizer: Tokenizer,
+    objective: Objective,
+    texts: Sequence[str] | None,
+    count: int,
+) -> Workload:
+    if texts is None:
+        longest = model.encoder.max_length
+        span = min(_SHORTEST, longest), min(_LONGEST, longest)
+        chosen = mixed(tokenizer, count, *span)
+        description = f"{count} made-up texts of {span[0]} to {span[1]} tokens"
+    else:
+        chosen = _spread(texts, count)
+        description = f"{len(chosen)} of {len(texts)} texts of one's own"
+    single = objective.kind == "latency"
+    if not single:  # a few texts are repeated to a list
+        chosen = [chosen[place % len(chosen)] for place in range(max(len(chosen), _FEWEST))]
+    inputs, parameters = examples(model, chosen)
+    batches = tuple((each,) for each in inputs) if single else (tuple(inputs),)
+    return Workload(batches, parameters, description)
+
+
+def _spread(texts: Sequence[str], count: int) -> list[str]:
+    """So many of the texts, evenly spaced: a file may be sorted."""
+    if len(texts) <= count:
+        return list(texts)
+    return [texts[place * len(texts) // count] for place in range(count)]
