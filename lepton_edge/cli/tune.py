@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="About how long it may take.",
+    help="About how long it may take; a large model takes longer.",
 )
 @click.option("--device", help="A target or device, where the bundle or machine has several.")
 @click.option(

@@ -69,7 +69,8 @@ class TextEncoder:
     def __init__(
         self, tokenizer: Path, text: Text, tokenization: Tokenization = Tokenization()
     ) -> None:
-        """Raises `BundleError` where the tokenizer's file cannot be read."""
+        """Raises `BundleError` where the tokenizer's file cannot be read, or windows would share
+        more than they hold."""
         from tokenizers import Tokenizer
 
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge.benchmark.contest import Candidate, measure_in_turn
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     OpenSession = Callable[[Mapping[str, Setting]], Session]
 
 _WARM_UP = 0.1
-# Of a choice's time, what goes to the 99th percentile where the objective bounds it.
-_P99_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The 99th percentile of a call's seconds, and of how many calls."""
+    """Of so many calls of one size, alone: the 99th percentile of their seconds, and the inputs
+    that they answered a second."""
 
     p99: float
+    rate: float
     calls: int
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How a choice did. Without ``standing`` it was not measured beside the default: it could not
-    run, which ``fault`` says, or its 99th percentile is beyond the bound."""
+    """How a choice did. ``fault`` says why it could not run, where it could not."""
 
     choice: Choice
     standing: Standing | None = None
+    """Beside the default; None where it was not measured so."""
     default: Standing | None = None
     """The default's, from the same rounds."""
     tail: Tail | None = None
-    """None where the objective does not bound it."""
+    """None where the objective bounds no percentile."""
     fault: str | None = None
 
     @property
@@ -69,48 +69,81 @@ class Arena:
         """Measure each choice in turn with the default, in so many rounds and for about
         ``seconds`` of each way. Choices with the same settings share a session and the rounds.
 
-        What cannot be opened or run is no error: it says so.
+        What cannot be opened or run is no error: it says so. Where the objective has a bound, each
+        is measured alone first, and is out of the rounds if beyond it.
         """
+        bound = self.objective.bound
+
+        def measured(group: Sequence[Choice], models: Sequence[Model]) -> list[Measured]:
+            if bound is None:
+                return self._in_turn([Measured(each) for each in group], models, rounds, seconds)
+            found = self._alone(group, models, seconds / 2)
+            pairs = zip(found, models, strict=True)
+            within = [(one, model) for one, model in pairs if one.tail and one.tail.p99 <= bound]
+            beside = [one for one, _ in within]
+            beyond = [one for one in found if one not in beside]
+            others = [model for _, model in within]
+            return beyond + self._in_turn(beside, others, rounds, seconds / 2)
+
+        return self._by_session(choices, measured)
+
+    def measure_alone(self, choices: Sequence[Choice], seconds: float) -> list[Measured]:
+        """Measure the tail of each choice, in about so many seconds."""
+
+        def measured(group: Sequence[Choice], models: Sequence[Model]) -> list[Measured]:
+            return self._alone(group, models, seconds)
+
+        return self._by_session(choices, measured)
+
+    def tail(self, model: Model, rows: int, seconds: float) -> Tail:
+        """Of calls with so many inputs. Alone: a bound is in seconds, not beside another way."""
+        candidate = Candidate.of("", model, **self.work.parameters)
+        calls = self.work.calls_of(rows)
+        pace = Pace(rounds=1, seconds=seconds, warm_up=_WARM_UP)
+        (found,) = measure_in_turn([candidate], calls, "p99", pace=pace, clock=self.clock)
+        (taken,) = found.seconds
+        return Tail(found.figures[0], rows * len(taken) / sum(taken), len(taken))
+
+    def _by_session(
+        self,
+        choices: Sequence[Choice],
+        measured: Callable[[Sequence[Choice], Sequence[Model]], list[Measured]],
+    ) -> list[Measured]:
         found = []
         for settings, group in by_settings(choices):
             try:
                 with self._models(settings, group) as models:
-                    found += self._group(group, models, rounds, seconds)
+                    found += measured(group, models)
             except (BackendError, InferenceError) as error:
                 found += [Measured(choice, fault=error.message) for choice in group]
         return found
 
-    def tail(self, model: Model, rows: int, seconds: float) -> Tail:
-        """Of calls with so many inputs, alone: the bound is in seconds, not beside another."""
-        candidate = Candidate.of("", model, **self.work.parameters)
-        pace = Pace(rounds=1, seconds=seconds, warm_up=_WARM_UP)
-        (found,) = measure_in_turn(
-            [candidate], self.work.calls_of(rows), "p99", pace=pace, clock=self.clock
-        )
-        return Tail(found.figures[0], len(found.seconds[0]))
-
-    def _group(
-        self, group: Sequence[Choice], models: Sequence[Model], rounds: int, seconds: float
+    def _alone(
+        self, group: Sequence[Choice], models: Sequence[Model], seconds: float
     ) -> list[Measured]:
-        pairs = list(zip(group, models, strict=True))
-        bound = self.objective.bound
-        tails: list[Tail | None] = [None] * len(pairs)
-        if bound is not None:
-            share = seconds * _P99_SHARE
-            tails = [self.tail(model, choice.limits.rows, share) for choice, model in pairs]
-            seconds -= share
-        within = [
-            place for place, tail in enumerate(tails) if tail is None or tail.p99 <= (bound or 0)
+        return [
+            Measured(choice, tail=self.tail(model, choice.limits.rows, seconds))
+            for choice, model in zip(group, models, strict=True)
         ]
-        measured = [Measured(choice, tail=tail) for choice, tail in zip(group, tails, strict=True)]
-        if within:
-            pace = Pace(rounds, seconds, warm_up=_WARM_UP)
-            ways = [self._way(OWN, self.default), *(self._way(*pairs[place]) for place in within)]
-            batches, figure = self.work.batches, _FIGURES[self.objective.kind]
-            default, *others = measure_in_turn(ways, batches, figure, pace=pace, clock=self.clock)
-            for place, standing in zip(within, others, strict=True):
-                measured[place] = Measured(group[place], standing, default, tails[place])
-        return measured
+
+    def _in_turn(
+        self, group: Sequence[Measured], models: Sequence[Model], rounds: int, seconds: float
+    ) -> list[Measured]:
+        if not group:
+            return []
+        ways = [self._way(OWN, self.default)]
+        ways += [self._way(one.choice, model) for one, model in zip(group, models, strict=True)]
+        default, *others = measure_in_turn(
+            ways,
+            self.work.batches,
+            _FIGURES[self.objective.kind],
+            pace=Pace(rounds, seconds, warm_up=_WARM_UP),
+            clock=self.clock,
+        )
+        return [
+            replace(one, standing=standing, default=default)
+            for one, standing in zip(group, others, strict=True)
+        ]
 
     def _way(self, choice: Choice, model: Model) -> Candidate:
         """Under a bound, the list is answered in calls of as many inputs as a micro-batch has
@@ -139,10 +172,10 @@ class Arena:
                 Model(own.manifest, session, own.encoder, own.task, choice.limits)
                 for choice in group
             ]
-            for choice, model in zip(group, models, strict=True):
-                call = self._way(choice, model).call
-                for batch in self.work.batches:
-                    call(batch)
+            if len(self.work.batches) > 1:  # else measuring warms up enough
+                for model in models:
+                    for batch in self.work.batches:
+                        model(batch, **self.work.parameters)
             yield models
         finally:
             if session is not own.session:

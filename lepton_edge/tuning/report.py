@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lepton_edge.backend import Setting
 from lepton_edge.benchmark.statistics import Summary, extent, percentile
 from lepton_edge.runtime.profile import Profile
 from lepton_edge.tuning.arena import Measured
 from lepton_edge.tuning.search import Outcome, Stage
+
+if TYPE_CHECKING:
+    from lepton_edge.benchmark.contest import Standing
 
 SCHEMA = 1
 """Version of the JSON document; raised when a field changes its meaning or goes."""
@@ -27,7 +31,8 @@ class Trial:
     """The most padded tokens in a micro-batch."""
     stage: Stage
     figure: float | None
-    """The median round's: milliseconds of the median call for `latency`, else inputs a second."""
+    """The median round's: milliseconds of the median call for `latency`, else inputs a second. For
+    what was not measured beside the default, inputs a second of its calls alone."""
     default_figure: float | None
     """The default's, in the same rounds."""
     ratios: tuple[float, ...]
@@ -97,14 +102,18 @@ def _trial(stage: Stage, measured: Measured, scale: float) -> Trial:
         rows=choice.limits.rows,
         tokens=choice.limits.tokens,
         stage=stage,
-        figure=_rounded(percentile(standing.figures, 0.5) * scale) if standing else None,
-        default_figure=_rounded(percentile(default.figures, 0.5) * scale) if default else None,
+        figure=_figure(standing, scale) or (_rounded(tail.rate) if tail else None),
+        default_figure=_figure(default, scale),
         ratios=ratios,
         ratio=extent(ratios) if ratios else None,
         p99_ms=_rounded(tail.p99 * 1000) if tail else None,
         p99_calls=tail.calls if tail else 0,
         fault=measured.fault,
     )
+
+
+def _figure(standing: Standing | None, scale: float) -> float | None:
+    return _rounded(percentile(standing.figures, 0.5) * scale) if standing else None
 
 
 def _rounded(value: float) -> float:

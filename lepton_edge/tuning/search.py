@@ -1,9 +1,9 @@
 """From many choices to one: a screening, a final of a few, and a run-off with the default.
 
-Each stage measures afresh and in turn with the default. The first two only choose whom the run-off
-is with: that whoever comes first of many was also lucky (the winner's curse) does no harm, because
-the run-off alone decides, on rounds of its own. The default wins unless it is beaten by more than
-the noise, which `beats` defines.
+Each stage measures afresh, the last two in turn with the default. The first two only choose whom
+the run-off is with: that whoever comes first of many was also lucky (the winner's curse) does no
+harm, because the run-off alone decides, on rounds of its own. The default wins unless it is beaten
+by more than the noise, which `beats` defines.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ Stage = Literal["screening", "final", "run-off"]
 
 MARGIN = 1.03
 """A gain below this is not worth another setting."""
-CONFIDENCE = 0.95
-ROUNDS: Mapping[Stage, int] = {"screening": 3, "final": 9, "run-off": 15}
+CONFIDENCE = 0.98
+ROUNDS: Mapping[Stage, int] = {"screening": 3, "final": 8, "run-off": 15}
 FINALISTS = 3
+# A 99th percentile that decides is of so many calls, unless they take longer than so many seconds.
+_SURE_CALLS, _MOST_SURE = 100, 10.0
 # Of the time that is left when a stage begins.
 _SHARES = {"first": 0.25, "second": 0.3, "final": 0.4, "run-off": 0.8}
 
 
 def lower_bound(ratios: Sequence[float]) -> float:
-    """What the median of all such ratios exceeds with 95 % confidence.
+    """What the median of all such ratios exceeds with 98 % confidence.
 
     It is the k-th smallest of n ratios, for the largest k where fewer than k of n tosses of a coin
-    are heads with a probability of 5 % at most (Conover, Practical Nonparametric Statistics,
-    section 3.2): of 9 the second smallest, of 15 the fourth. A few disturbed rounds do not count,
-    whatever they were.
+    are heads with a probability of 2 % at most (Conover, Practical Nonparametric Statistics,
+    section 3.2): of 15 the fourth. So a few disturbed rounds do not count, whatever they were. Of
+    fewer than 6 it is the smallest, and the confidence less.
     """
     count = len(ratios)
     place, below = 0, 1.0
@@ -85,67 +87,71 @@ class Search:
     def run(self, settings: Sequence[Mapping[str, Setting]], limits: Sequence[Limits]) -> Outcome:
         """Settings in place of the artifact's own, and limits in place of the runtime's."""
         self._end = self.clock() + self.seconds
-        bound = self.arena.objective.bound
-        if bound is None:
-            self._screen(settings, limits)
+        if self.arena.objective.bound is None:
+            promising = self._screened(settings, limits)
         else:
             self.say("measuring the default")
-            share = self.seconds / 20
-            self._default_tail = self.arena.tail(self.arena.default, DEFAULT.rows, share)
-            self._screen_calls(settings, limits)
-        finalists = self._measure(
-            "final", _best([m for _, m in self._trials.values()], self._floor)[:FINALISTS]
-        )
-        return self._run_off(_best(finalists, self._floor))
+            arena, share = self.arena, self.seconds / 20
+            self._default_tail = arena.tail(arena.default, DEFAULT.rows, share)
+            promising = self._screened_alone(settings, limits)
+        finalists = [each.choice for each in promising[:FINALISTS]]
+        return self._run_off(_by_ratio(self._measure("final", finalists), 0.0))
 
     @property
     def _default_meets(self) -> bool:
         bound, tail = self.arena.objective.bound, self._default_tail
         return bound is None or (tail is not None and tail.p99 <= bound)
 
-    @property
-    def _floor(self) -> float:
-        """Who is not above it is out: where the default misses the bound, nobody."""
-        return 1.0 if self._default_meets else 0.0
-
-    def _screen(self, settings: Sequence[Mapping[str, Setting]], limits: Sequence[Limits]) -> None:
-        """The settings with the default limits; then the limits, with the artifact's own settings
-        and with the best of the others."""
-        found = self._measure("screening", [Choice(each) for each in settings], "first")
-        best = [each.choice.settings for each in _best(found, 1.0)[:1]]
-        choices = [Choice(each, limit) for each in (OWN.settings, *best) for limit in limits]
-        self._measure("screening", choices, "second")
-
-    def _screen_calls(
+    def _screened(
         self, settings: Sequence[Mapping[str, Setting]], limits: Sequence[Limits]
-    ) -> None:
-        """The calls' sizes with the artifact's own settings; then the other settings with the best
-        size and those beside it."""
-        own = [Choice(OWN.settings, limit) for limit in limits]
-        found = self._measure("screening", own, "first")
-        sizes = sorted([*limits, DEFAULT], key=lambda limit: limit.rows)
-        best = _best(found, self._floor)
-        middle = best[0].choice.limits if best else DEFAULT if self._default_meets else sizes[0]
-        place = sizes.index(middle)
-        near = sizes[max(place - 1, 0) : place + 2]
-        self._measure("screening", [Choice(s, limit) for s in settings for limit in near], "second")
+    ) -> list[Measured]:
+        """The settings with the default limits; then the limits, with the artifact's own settings
+        and with the best of the others. Gives those above the default, the best first."""
+        first = self._measure("screening", [Choice(each) for each in settings], "first")
+        best = [each.choice.settings for each in _by_ratio(first, 1.0)[:1]]
+        choices = [Choice(each, limit) for each in (OWN.settings, *best) for limit in limits]
+        return _by_ratio(first + self._measure("screening", choices, "second"), 1.0)
 
-    def _run_off(self, candidates: Sequence[Measured]) -> Outcome:
-        """The best against the default. Where the default misses the bound, the best that keeps to
-        it once more."""
+    def _screened_alone(
+        self, settings: Sequence[Mapping[str, Setting]], limits: Sequence[Limits]
+    ) -> list[Measured]:
+        """Where there is a bound: the limits with the artifact's own settings; then the other
+        settings with the best limits and those next to it in size. Gives those within the bound,
+        and above the default where it is within too: that which answers most a second first."""
+        assert self._default_tail, "measured first"
+        default = Measured(OWN, tail=self._default_tail)
+        own = [Choice(OWN.settings, limit) for limit in limits]
+        first = self._measure("screening", own, "first")
+        within = self._by_rate([default, *first])
+        sizes = sorted([DEFAULT, *limits], key=lambda limit: limit.rows)
+        place = sizes.index(within[0].choice.limits) if within else 0
+        near = sizes[max(place - 1, 0) : place + 2]
+        choices = [Choice(each, limit) for each in settings for limit in near]
+        ranked = self._by_rate([default, *first, *self._measure("screening", choices, "second")])
+        return ranked[: ranked.index(default)] if default in ranked else ranked
+
+    def _by_rate(self, measured: Sequence[Measured]) -> list[Measured]:
+        """Those within the bound, that which answers most a second first."""
+        bound = self.arena.objective.bound or 0.0
+        tails = [(each.tail, each) for each in measured if each.tail]
+        within = [(tail.rate, each) for tail, each in tails if tail.p99 <= bound]
+        return [each for _, each in sorted(within, key=lambda pair: -pair[0])]
+
+    def _run_off(self, finalists: Sequence[Measured]) -> Outcome:
+        """The final's best against the default. Where the default is beyond the bound, the best
+        that is within it once more."""
         if not self._default_meets:
-            for each in candidates:
+            for each in finalists:
                 (again,) = self._measure("run-off", [each.choice])
                 if again.standing:
                     why = "the highest throughput within the bound, which the default exceeds"
                     return self._outcome(again, why)
             return self._outcome(None, self._why_unmet())
-        surely = [each for each in candidates if beats(each.ratios)]
-        if not surely:
+        if not finalists or percentile(finalists[0].ratios, 0.5) < MARGIN:
             return self._outcome(None, _NONE_BETTER)
-        (again,) = self._measure("run-off", [surely[0].choice])
+        (again,) = self._measure("run-off", [finalists[0].choice])
         if again.ratios and beats(again.ratios):
-            return self._outcome(again, "it beat the default in the final and in the run-off")
+            return self._outcome(again, "better by more than the noise")
         name = again.choice.name
         return self._outcome(None, f"{name} won the final, and did not hold in the run-off")
 
@@ -162,26 +168,32 @@ class Search:
         return Outcome(tuple(self._trials.values()), winner, self._default_tail, met, why)
 
     def _measure(
-        self, stage: Stage, choices: Sequence[Choice | Measured], share: str | None = None
+        self, stage: Stage, choices: Sequence[Choice], share: str | None = None
     ) -> list[Measured]:
-        given = [each.choice if isinstance(each, Measured) else each for each in choices]
-        groups = list(by_settings(given))
+        groups = list(by_settings(choices))
         ways = sum(1 + len(group) for _, group in groups)
         left = max(self._end - self.clock(), 0.0) * _SHARES[share or stage]
         found = []
         for settings, group in groups:
             names = ", ".join(f"{key}={value}" for key, value in settings.items())
-            self.say(f"{stage}: {len(group)} with {names or 'the settings of the bundle'}")
-            found += self.arena.measure(group, ROUNDS[stage], left / ways)
+            self.say(f"{stage}: {names or OWN.name} ({len(group)})")
+            seconds, bound = left / ways, self.arena.objective.bound or 0.0
+            if stage == "run-off":
+                # Half of it is for the percentile.
+                seconds = max(seconds, 2 * min(_SURE_CALLS * bound, _MOST_SURE))
+            if stage == "screening" and bound:
+                found += self.arena.measure_alone(group, seconds)
+            else:
+                found += self.arena.measure(group, ROUNDS[stage], seconds)
         self._trials |= {each.choice.name: (stage, each) for each in found}
         return found
 
 
-def _best(measured: Sequence[Measured], floor: float) -> list[Measured]:
-    """Those that were measured beside the default and are above the floor, the best first."""
-    median = {id(each): percentile(each.ratios, 0.5) for each in measured if each.ratios}
-    able = [each for each in measured if median.get(id(each), floor) > floor]
-    return sorted(able, key=lambda each: -median[id(each)])
+def _by_ratio(measured: Sequence[Measured], above: float) -> list[Measured]:
+    """Those that were above it beside the default, the best first."""
+    medians = [(percentile(each.ratios, 0.5), each) for each in measured if each.ratios]
+    able = [(median, each) for median, each in medians if median > above]
+    return [each for _, each in sorted(able, key=lambda pair: -pair[0])]
 
 
 _NONE_BETTER = "no candidate beat it by more than the noise"

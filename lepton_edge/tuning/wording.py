@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lepton_edge.benchmark.statistics import DISTURBED, NOISY
 from lepton_edge.runtime.profile import Kept
+from lepton_edge.tuning.objective import Objective
 
 if TYPE_CHECKING:
     from lepton_edge.tuning.report import Trial, Tuning
@@ -21,13 +22,14 @@ def headline(tuning: Tuning) -> str:
 
 def table(tuning: Tuning) -> tuple[list[str], list[list[str]]]:
     """A row for each candidate, the default first: cells as text, under their header."""
-    bounded = tuning.default_p99_ms is not None
+    bound = Objective.parse(tuning.objective).bound
+    bounded = bound is not None
     unit = "ms" if tuning.objective == "latency" else "inputs/s"
     header = ["candidate", unit, "default", "ratio", "lowest", "highest"]
     header += ["p99 ms"] if bounded else []
     own = ["default", "", "", "1.00", "", ""]
     own += [f"{tuning.default_p99_ms:.2f}"] if bounded else []
-    rows = [[*_row(trial, bounded), _reached(trial)] for trial in tuning.candidates]
+    rows = [[*_row(trial, bounded), _reached(trial, bound)] for trial in tuning.candidates]
     return [*header, "measured in"], [[*own, "every round"], *rows]
 
 
@@ -51,12 +53,12 @@ def warnings_of(tuning: Tuning) -> Iterator[str]:
     widest = max((trial.ratio.spread for trial in decisive if trial.ratio), default=0.0)
     if widest > NOISY:
         yield (
-            f"rounds differ by up to {widest:.0%}: the machine was busy, which the default profits "
-            "from; run it again on a quiet one, or with more --seconds"
+            f"rounds differ by up to {widest:.0%}: what is best while the machine is this busy "
+            "may not be when it is quiet; run it again then, or with more --seconds"
         )
     if tuning.others > DISTURBED:
         yield f"other processes took {tuning.others:.0%} of the processors meanwhile"
-    calls = [trial.p99_calls for trial in decisive if trial.p99_calls]
+    calls = [trial.p99_calls for trial in decisive if trial.p99_calls and trial.stage == "run-off"]
     if calls and min(calls) < _FEW_CALLS:
         yield f"a 99th percentile is of {min(calls)} calls only: more --seconds make it surer"
 
@@ -88,7 +90,8 @@ def _row(trial: Trial, bounded: bool) -> list[str]:
     return cells
 
 
-def _reached(trial: Trial) -> str:
+def _reached(trial: Trial, bound: float | None) -> str:
     if trial.fault:
         return f"could not run: {trial.fault}"
-    return trial.stage if trial.ratio else f"{trial.stage}: beyond the bound"
+    beyond = bound is not None and trial.p99_ms is not None and trial.p99_ms > bound * 1000
+    return f"{trial.stage}: beyond the bound" if beyond else trial.stage

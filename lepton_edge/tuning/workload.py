@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge.benchmark.contest import Candidate, measure_in_turn
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from lepton_edge.benchmark.sessions import Outputs
     from lepton_edge.tuning.objective import Objective
 
-# Tokens of made-up texts: a short question to a long paragraph.
-_SHORTEST, _LONGEST = 8, 128
-# Inputs: enough for several micro-batches, and for single calls of most lengths; then as many as
-# the machine answers in such a share of the time that there is.
-_FEWEST, _MOST_SINGLE, _MOST_LISTED = 32, 64, 512
-_SHARES = {"latency": 1 / 60, "throughput": 1 / 240, "p99": 1 / 480}
+# Tokens of made-up texts, from a short question to a long paragraph: as many from one to the next.
+_TOKENS = (8, 16, 32, 64, 128)
+# Inputs: enough for several micro-batches, whose padding depends on it, or for single calls of most
+# lengths; then as many as the machine answers in such a share of the time that there is.
+_FEWEST, _MOST = 64, 512
+_SHARES = {"latency": 1 / 60, "throughput": 1 / 140, "p99": 1 / 240}
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def workload(
     pace = Pace(rounds=1, seconds=seconds * _SHARES[objective.kind], warm_up=0.0, settle=0.0)
     found = measure_in_turn([candidate], first.batches, "throughput", pace=pace, clock=clock)
     wanted = int(found[0].figures[0] * seconds * _SHARES[objective.kind])
-    most = _MOST_SINGLE if objective.kind == "latency" else _MOST_LISTED
-    return of(min(max(wanted, _FEWEST), most))
+    return of(min(wanted, _MOST)) if wanted > _FEWEST else first
 
 
 def shapes_of(model: Model, work: Workload, limits: Limits) -> list[list[tuple[int, ...]]]:
@@ -103,10 +103,10 @@ def _made(
     count: int,
 ) -> Workload:
     if texts is None:
-        longest = model.encoder.max_length
-        span = min(_SHORTEST, longest), min(_LONGEST, longest)
-        chosen = mixed(tokenizer, count, *span)
-        description = f"{count} made-up texts of {span[0]} to {span[1]} tokens"
+        spans = [min(tokens, model.encoder.max_length) for tokens in _TOKENS]
+        parts = [mixed(tokenizer, -(-count // 4), *span) for span in pairwise(spans)]
+        chosen = [text for texts in zip(*parts, strict=True) for text in texts][:count]
+        description = f"{count} made-up texts of {spans[0]} to {spans[-1]} tokens"
     else:
         chosen = _spread(texts, count)
         description = f"{len(chosen)} of {len(texts)} texts of one's own"

@@ -100,8 +100,8 @@ def test_a_build_tells_its_steps(tiny_bert: Path, out: Path, scratch: Path) -> N
     assert steps == [
         "reading the model",
         "exporting the graph",
-        "compiling for intel-cpu",
-        "comparing intel-cpu with the original",
+        "compiling for intel-cpu (auto)",
+        "comparing intel-cpu (auto) with the original",
         "writing the manifest",
     ]
     assert bundle.path == out / "tiny-bert-1.0.0"

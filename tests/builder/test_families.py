@@ -191,10 +191,15 @@ def test_answers_differ_between_texts(exported: Exported) -> None:
 
 
 def test_the_longest_input_is_the_models_own(exported: Exported) -> None:
-    feeds = exported.feeds([exported.max_length, 5])
-    expected = exported.expected(feeds)
-    np.testing.assert_allclose(exported.program(feeds), expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(exported.artifact(feeds), expected, rtol=1e-5, atol=1e-5)
+    lengths = [exported.max_length, 5]
+    feeds = exported.feeds(lengths)
+    program, artifact = exported.program(feeds), exported.artifact(feeds)
+    answers = exported.expected(feeds)
+    for row, length in enumerate(lengths):
+        expected = exported.text_of(answers, row, length)
+        own, its = exported.text_of(artifact, row, length), exported.text_of(program, row, length)
+        np.testing.assert_allclose(its, expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_longest_input_ends_where_the_positions_do(exported: Exported) -> None:

@@ -293,7 +293,7 @@ def test_an_onnx_file_needs_a_task(tmp_path: Path, out: Path) -> None:
     error = refused(SourceError, bag(tmp_path), out)
     assert error.message == "an ONNX file does not say its task"
     assert "--task" in str(error.hint)
-    assert "text-classification or feature-extraction" in str(error.hint)
+    assert "text-classification or token-classification" in str(error.hint)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.999])
@@ -351,7 +351,7 @@ def test_a_wrong_number_of_labels_is_refused(
     file = bag(tmp_path, declared=declared)
     edit_json(tmp_path / "config.json", id2label={"0": "no", "1": "yes"})
     error = refused(SourceError, file, out, task=CLASSIFY)
-    assert "the model has 3 outputs for 2 labels" in error.message
+    assert "bag.onnx has 3 outputs for 2 labels" in error.message
 
 
 def test_labels_are_needed(tmp_path: Path, out: Path) -> None:

@@ -194,7 +194,7 @@ def test_recurrent_layers_take_any_batch_and_length(tmp_path: Path, name: str) -
             ids = np.random.default_rng(length).integers(0, 64, (rows, length))
             expected = original.run({"input_ids": ids})
             with torch.no_grad():
-                exported = program(torch.from_numpy(ids)).numpy()
+                exported = program(torch.from_numpy(ids))[0].numpy()
             np.testing.assert_allclose(exported, expected, rtol=0, atol=1e-6)
             found = session.infer({"input_ids": ids})["logits"]
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -318,7 +318,7 @@ def test_an_output_that_is_no_tensor_is_refused(
 
 def test_an_output_of_another_shape_is_refused(out: Path) -> None:
     error = refused(SourceError, source_of(Recurrent(everything)), out, recipe=Recipe(name="x"))
-    assert "a tensor of shape [2, 9, 3] for 2 texts of 9 tokens" in error.message
+    assert "gives logits of shape [2, 9, 3] for 2 texts of 9 tokens" in error.message
 
 
 def test_a_wrong_number_of_labels_is_refused(out: Path) -> None:

@@ -99,8 +99,8 @@ def test_entity_f1_reads_a_words_label_from_its_first_token() -> None:
     assert metric.inputs(row) == ["Ada Lovelace in Ulm"]
     gold = metric.gold(row)
 
-    def token(start: int, label: str) -> Any:
-        return SimpleNamespace(start=start, label=label)
+    def token(start: int, label: str, text: str = "x") -> Any:
+        return SimpleNamespace(start=start, label=label, text=text)
 
     # Lovelace is two tokens, and the second one's label does not count; Ulm is missed.
     found = SimpleNamespace(
@@ -108,6 +108,10 @@ def test_entity_f1_reads_a_words_label_from_its_first_token() -> None:
     )
     assert metric.score([gold], [[found]]) == pytest.approx(2 / 3)
     assert metric.right(gold, [found]) is False
+    # With the blank before a word in its token, as a token, and a letter that is two tokens.
+    blanks = [token(0, "B-PER", "Ada"), token(3, "I-PER", " Lovelace"), token(12, "O", " in")]
+    blanks += [token(15, "B-LOC", " "), token(16, "O", "Ü"), token(16, "I-PER", "Ü")]
+    assert metric.right(gold, [SimpleNamespace(entities=blanks)]) is True
     with pytest.raises(InputError, match="two lists of one length"):
         metric.gold({"tokens": ["a"], "tags": []})
     with pytest.raises(InputError, match="no label 'B-ORG'"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from lepton_edge import Answer, Answers, Question, load
 from lepton_edge.bundle import Bundle
@@ -22,13 +23,13 @@ from lepton_edge.recipe import Recipe
 from lepton_edge.runtime.files import run_file
 from lepton_edge.runtime.text import TextEncoder
 from lepton_edge.tasks.base import Facts
-from lepton_edge.tasks.offsets import whole_characters
 from lepton_edge.tasks.question_answering import (
     QuestionAnswering,
     QuestionAnsweringConfig,
     QuestionAnsweringOptions,
 )
 from tests.core.parts import fails, invoke, printed
+from tests.extractive import best_spans
 from tests.kinds import KINDS
 
 Bundles = Callable[..., Bundle]
@@ -275,52 +276,6 @@ def test_a_hundred_thousand_characters_are_read(tmp_path: Path) -> None:
 # Any text, any tokenizer: beside the definition, written span by span.
 
 
-def reference(
-    tokenizer: Any, question: str, context: str, logits: Logit, parameters: dict[str, Any]
-) -> list[tuple[str, float, int, int]]:
-    top_k, aligned = parameters["top_k"], parameters["align_to_words"]
-    tokenizer.no_truncation()
-    # Of the context as a whole: the library may leave a blank before the first token of a window.
-    whole = tokenizer.encode(question, context)
-    tokenizer.enable_truncation(WINDOW, stride=STRIDE, strategy="only_second")
-    encoding = tokenizer.encode(question, context)
-    step = encoding.sequence_ids.count(1) - STRIDE
-    nulls = []
-    found: list[list[Any]] = []
-    for number, window in enumerate((encoding, *encoding.overflowing)):
-        inside = [place for place, owner in enumerate(window.sequence_ids) if owner == 1]
-        offsets = [(0, 0)] * inside[0] + whole.offsets[inside[0] + number * step :]
-        pairs = [logits(token, place) for place, token in enumerate(window.ids)]
-        total = [sum(np.exp(pairs[place][side]) for place in (0, *inside)) for side in (0, 1)]
-        chance = [[np.exp(pair[side]) / total[side] for pair in pairs] for side in (0, 1)]
-        nulls.append(chance[0][0] * chance[1][0])
-        spans = [
-            (chance[0][start] * chance[1][end], start, end)
-            for start in inside
-            for end in inside
-            if start <= end < start + parameters["max_answer_tokens"]
-        ]
-        spans.sort(key=lambda span: -span[0])
-        for score, first, last in spans[: 2 * top_k + 10 if aligned else top_k]:
-            begin, end = offsets[first][0], offsets[last][1]
-            if aligned:
-                words = [place for place in inside if window.word_ids[place] is not None]
-                one, two = window.word_ids[first], window.word_ids[last]
-                begin = min(offsets[p][0] for p in words if window.word_ids[p] == one)
-                end = max(offsets[p][1] for p in words if window.word_ids[p] == two)
-            begin, end = whole_characters(context, begin, end)
-            text = context[begin:end]
-            same = [each for each in found if each[0].lower() == text.lower()]
-            if same:
-                same[0][1] += score
-            else:
-                found.append([text, score, begin, end])
-    if parameters["no_answer"]:
-        found.append(["", min(nulls), 0, 0])
-    found.sort(key=lambda each: -each[1])
-    return [(text, score, begin, end) for text, score, begin, end in found[:top_k]]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=60)
 @given(
@@ -354,7 +309,12 @@ def test_answers_are_those_of_the_definition_in_any_text(
         start, end = table[place, token]
         return float(np.float32(start)), float(np.float32(end))
 
-    expected = reference(tokenizer, " ".join(question), context, logits, parameters)
+    def of_window(ids: list[int], types: list[int]) -> NDArray[np.float64]:
+        return np.array([logits(token, place) for place, token in enumerate(ids)])
+
+    expected = best_spans(
+        tokenizer, WINDOW, STRIDE, " ".join(question), context, of_window, **parameters
+    )
     result = answers(encoders[kind], " ".join(question), context, logits, **parameters)
     assert (result.answer, result.start, result.end) == (
         result.top[0].text,

@@ -171,7 +171,11 @@ class EntityF1(_Labelled):
         return ", ".join(f"{kind} {start} to {end}" for kind, start, end in gold[1])
 
     def _found(self, starts: list[int], answers: Sequence[Any]) -> set[Span]:
-        labels = {token.start: token.label for token in answers[0].entities}
+        labels: dict[int, str] = {}
+        for token in answers[0].entities:
+            # Some tokenizers have the blank before a word in its first token, or for a token.
+            blank = len(token.text) - len(token.text.lstrip())
+            labels.setdefault(token.start + blank, token.label)
         return set(spans([labels.get(start, "O") for start in starts]))
 
 

@@ -23,12 +23,13 @@ from lepton_edge.page import (
     page,
     paragraph,
     section,
+    side_by_side,
     small,
     strong,
     table,
     tiles,
 )
-from lepton_edge.plots import histogram
+from lepton_edge.plots import Series, bars, histogram
 from lepton_edge.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -110,13 +111,23 @@ def _target(plan: Plan, judge: Judge, made: Made, backend: Backend, encoder: Tex
         tiles(heading),
         _precisions(judge, shown, standings, fp32),
         _attempts(judge, made),
-        histogram(
-            "How far outputs are from the original's",
-            [each.error for each in examples],
-            x="largest difference of an output element",
-            y="examples",
-            remark=f"{len(examples)} examples, spread over the data; each example's outputs are "
-            "compared element by element.",
+        side_by_side(
+            histogram(
+                "How far outputs are from the original's",
+                [each.error for each in examples],
+                x="largest difference of an output element",
+                y="examples",
+                remark=f"{len(examples)} examples, spread over the data; each example's outputs "
+                "are compared element by element.",
+            ),
+            bars(
+                "Size and time",
+                [each.precision for each in shown],
+                [
+                    Series("MB of the artifact", [each.size / 1e6 for each in shown]),
+                    Series("ms of one example", [each.figure.median * 1e3 for each in standings]),
+                ],
+            ),
         ),
         _worst(examples),
     )
