@@ -57,6 +57,7 @@ def _recipes() -> str:
         _table(recipe.Parity, "## `parity`\n"),
         _table(recipe.Calibration, "## `calibration`\n"),
         _table(recipe.Quality, "## `quality`\n"),
+        _table(recipe.Index, "## `index`\n"),
         "Where `quality` has `data`, the original and the compiled model answer every example, and",
         "the build fails where the metric falls by more than `max_drop` points. With `int8` it",
         "first tries again with as few operations in higher precision as it takes. What each",

@@ -152,6 +152,21 @@ class Quality(_Rows):
     """Other precisions that the quality report shows beside the one that is built."""
 
 
+class Index(_Section):
+    """Texts to search, embedded by the build and part of the bundle."""
+
+    data: _NotEmpty
+    """A .jsonl or .csv file. A relative path starts at the recipe's folder."""
+    column: _NotEmpty = "text"
+    """The column with the text; the others are kept beside it."""
+    id_column: _NotEmpty | None = None
+    """The column with the id; rows are numbered from 0 where it is absent."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """How vectors are stored."""
+    kind: Literal["exact", "approximate"] = "exact"
+    """How they are searched; `approximate` is for more than about a million."""
+
+
 class Recipe(_Section):
     """What to build, from what, and how good it must be."""
 
@@ -182,6 +197,8 @@ class Recipe(_Section):
     """What `int8` is calibrated on."""
     quality: Quality = Quality()
     """How good the compiled model must be at its task."""
+    index: Index | None = None
+    """With feature-extraction: texts to search, as a part of the bundle."""
     task_options: dict[str, Any] = {}
     """The task's own block."""
     backends: dict[str, dict[str, Any]] = {}
@@ -255,6 +272,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         "source": ("path", "onnx", "tokenizer"),
         "calibration": ("data",),
         "quality": ("data",),
+        "index": ("data",),
     }
     return recipe.model_copy(
         update={

@@ -71,6 +71,7 @@ def build(  # noqa: PLR0913  (keywords all but one)
     refuse_output(final, force)
 
     from lepton_edge.builder.artifact import Workshop
+    from lepton_edge.builder.index import add_index, check_index
     from lepton_edge.builder.plan import Plan
     from lepton_edge.builder.quality import read_examples
     from lepton_edge.builder.quality.report import write_report
@@ -78,6 +79,8 @@ def build(  # noqa: PLR0913  (keywords all but one)
     say("reading the model")
     plan = Plan.of(recipe, _load(source, recipe, trust_remote_code))
     examples = read_examples(plan.task, recipe.quality)
+    if recipe.index:
+        check_index(plan)
     with new_directory(final, replace=force) as work, tempfile.TemporaryDirectory() as scratch:
         (work / TOKENIZER).parent.mkdir()
         (work / TOKENIZER).write_text(plan.loaded.tokenizer, encoding="utf-8")
@@ -93,6 +96,9 @@ def build(  # noqa: PLR0913  (keywords all but one)
         if judge:
             say("writing the quality report")
             write_report(work / REPORT, plan, judge, made, backends, say)
+        if plan.recipe.index:
+            say("embedding the index")
+            add_index(plan, made[0].artifact, backends[targets[0].name], work, created)
         say("writing the manifest")
         manifest = plan.manifest(tuple(each.artifact for each in made), work, created)
         (work / manifests.FILE_NAME).write_bytes(manifests.encode(manifest))

@@ -142,18 +142,26 @@ class Search:
         that is within it once more."""
         if not self._default_meets:
             for each in finalists:
-                (again,) = self._measure("run-off", [each.choice])
+                again = self._again(each)
                 if again.standing:
                     why = "the highest throughput within the bound, which the default exceeds"
                     return self._outcome(again, why)
             return self._outcome(None, self._why_unmet())
         if not finalists or percentile(finalists[0].ratios, 0.5) < MARGIN:
             return self._outcome(None, _NONE_BETTER)
-        (again,) = self._measure("run-off", [finalists[0].choice])
+        again = self._again(finalists[0])
         if again.ratios and beats(again.ratios):
             return self._outcome(again, "better by more than the noise")
         name = again.choice.name
         return self._outcome(None, f"{name} won the final, and did not hold in the run-off")
+
+    def _again(self, finalist: Measured) -> Measured:
+        """In the run-off."""
+        least, tail = 0.0, finalist.tail
+        if tail:  # half of the time is for the percentile
+            least = 2 * min(_SURE_CALLS * finalist.choice.limits.rows / tail.rate, _MOST_SURE)
+        (again,) = self._measure("run-off", [finalist.choice], least=least)
+        return again
 
     def _why_unmet(self) -> str:
         tails = [m.tail for _, m in self._trials.values() if m.tail] + [self._default_tail]
@@ -168,7 +176,11 @@ class Search:
         return Outcome(tuple(self._trials.values()), winner, self._default_tail, met, why)
 
     def _measure(
-        self, stage: Stage, choices: Sequence[Choice], share: str | None = None
+        self,
+        stage: Stage,
+        choices: Sequence[Choice],
+        share: str | None = None,
+        least: float = 0.0,
     ) -> list[Measured]:
         groups = list(by_settings(choices))
         ways = sum(1 + len(group) for _, group in groups)
@@ -177,14 +189,10 @@ class Search:
         for settings, group in groups:
             names = ", ".join(f"{key}={value}" for key, value in settings.items())
             self.say(f"{stage}: {names or OWN.name} ({len(group)})")
-            seconds, bound = left / ways, self.arena.objective.bound or 0.0
-            if stage == "run-off":
-                # Half of it is for the percentile.
-                seconds = max(seconds, 2 * min(_SURE_CALLS * bound, _MOST_SURE))
-            if stage == "screening" and bound:
-                found += self.arena.measure_alone(group, seconds)
+            if stage == "screening" and self.arena.objective.bound:
+                found += self.arena.measure_alone(group, left / ways)
             else:
-                found += self.arena.measure(group, ROUNDS[stage], seconds)
+                found += self.arena.measure(group, ROUNDS[stage], max(left / ways, least))
         self._trials |= {each.choice.name: (stage, each) for each in found}
         return found
 

@@ -191,7 +191,7 @@ def test_a_cache_of_one_arithmetic_is_not_read_for_another(bundle: Bundle, tmp_p
 # The whole of it.
 
 
-@pytest.mark.parametrize("objective", ["latency", "throughput", "p99=1s"])
+@pytest.mark.parametrize("objective", ["throughput", "p99=1s"])
 def test_a_bundle_is_tuned_and_the_profile_used(
     bundle: Bundle, tmp_path: Path, objective: str
 ) -> None:
@@ -199,7 +199,7 @@ def test_a_bundle_is_tuned_and_the_profile_used(
     with load(bundle.path, profile=None) as plain:
         expected = _scores(plain, TEXTS)
     tuning = lepton_edge.tune(
-        bundle.path, objective, texts=TEXTS, seconds=0.5, progress=steps.append
+        bundle.path, objective, texts=TEXTS, seconds=0.1, progress=steps.append
     )
     try:
         assert tuning.path == str(profile_path(bundle.path))

@@ -30,6 +30,7 @@ from lepton_edge.runtime.profile import (
 from lepton_edge.testing import FakeSession, write_fake_bundle
 from tests.core.disks import unprivileged_folder
 from tests.core.parts import invoke, printed
+from tests.core.test_imports import NOT_AT_RUN_TIME, heavy, loaded_after
 from tests.core.tuning_parts import Script, ScriptedBackend, for_scripted, scripted
 
 Bundles = Callable[..., Bundle]
@@ -175,6 +176,24 @@ def test_removing_it_says_what_is_gone(bundle: Bundle) -> None:
     assert remove_profile(bundle.path) == profile_path(bundle.path)
     assert used(bundle) is None
     assert remove_profile(bundle.path) is None
+
+
+def test_loading_with_one_loads_nothing_heavy(
+    fake_bundle: Bundles, script: Script, fake_backend: Path
+) -> None:
+    bundle = fake_bundle()
+    write(bundle, backend="fake", settings={})
+    loaded = loaded_after(
+        f"""
+import lepton_edge
+with lepton_edge.load({str(bundle.path)!r}) as model:
+    assert model.profile and model.profile.rows == 2
+    model(["w1", "w2", "w3"])
+""",
+        fake_backend,
+    )
+    assert heavy(loaded, *NOT_AT_RUN_TIME, "click", "lepton_edge.tuning") == []
+    assert heavy(loaded, "lepton_edge.benchmark") == []
 
 
 # It is passed over where it does not fit, and the reason can be asked for.

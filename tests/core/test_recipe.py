@@ -709,6 +709,7 @@ def test_the_schema_describes_every_key() -> None:
         "Parity",
         "Calibration",
         "Quality",
+        "Index",
     }
     for section in sections:
         assert section["additionalProperties"] is False

@@ -1,0 +1,58 @@
+"""An index of texts inside a bundle: embedded by the very artifact that will answer queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_edge.bundle import TOKENIZER
+from lepton_edge.errors import InputError, RecipeError
+from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.text import TextEncoder
+from lepton_edge.search.index import INSIDE
+from lepton_edge.search.rows import build_from_file
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import Backend
+    from lepton_edge.builder.plan import Plan
+    from lepton_edge.bundle.manifest import Artifact
+
+_TASK = "feature-extraction"
+
+
+def check_index(plan: Plan) -> None:
+    """Refuse, before anything slow, what `add_index` could not use.
+
+    Raises `RecipeError` for a task without embeddings, and `InputError` for a missing file.
+    """
+    recipe = plan.recipe.index
+    assert recipe is not None
+    if plan.task.name != _TASK:
+        raise RecipeError(
+            f"the recipe {plan.recipe.name} has an index, and its task is {plan.task.name}: an "
+            f"index is made of embeddings",
+            hint=f"task: {_TASK}, or leave the index out",
+        )
+    if not Path(recipe.data).is_file():
+        raise InputError(f"there is no file at {recipe.data}", hint="see index.data in the recipe")
+
+
+def add_index(plan: Plan, artifact: Artifact, backend: Backend, work: Path, created: str) -> None:
+    """Write the index of the recipe's texts into ``work``, before its manifest lists the files.
+
+    Raises `InputError` naming file and line.
+    """
+    recipe = plan.recipe.index
+    assert recipe is not None
+    encoder = TextEncoder(work / TOKENIZER, plan.text, plan.task.tokenization())
+    manifest = plan.manifest((artifact,), work, created)
+    with backend.load(work / artifact.directory, artifact.compiled) as session:
+        build_from_file(
+            Model(manifest, session, encoder, plan.task),
+            Path(recipe.data),
+            work / INSIDE,
+            column=recipe.column,
+            id_column=recipe.id_column,
+            dtype=recipe.dtype,
+            kind=recipe.kind,
+        )
