@@ -37,11 +37,39 @@ def command(bundle: str, as_json: bool) -> None:
             for artifact in opened.manifest.artifacts
         ],
     )
+    _print_quality(opened)
     click.echo()
     print_table(
         ("file", "bytes", "sha256"),
         [(name, f"{file.size:,}", file.sha256) for name, file in opened.manifest.files.items()],
     )
+
+
+def _print_quality(bundle: Bundle) -> None:
+    """The task's metric, of the artifacts that were scored."""
+    rows = [
+        (
+            artifact.target,
+            quality.metric,
+            f"{quality.original:.4f}",
+            f"{quality.score:.4f}",
+            f"{quality.examples:,} of {printable(quality.data)}",
+            str(len(artifact.compiled.kept)),
+        )
+        for artifact in bundle.manifest.artifacts
+        if (quality := artifact.quality)
+    ]
+    if rows:
+        click.echo()
+        header = (
+            "target",
+            "metric",
+            "original",
+            "compiled",
+            "examples",
+            "kept in higher precision",
+        )
+        print_table(header, rows)
 
 
 def _print_facts(bundle: Bundle) -> None:

@@ -25,6 +25,7 @@ from lepton_edge.recipe import Source
 from lepton_edge.target import GIB, TARGETS, Target
 from lepton_edge.testing import write_fake_distribution
 from tests.builder.parts import TEXTS, left_behind, refused
+from tests.core.parts import invoke
 
 
 @pytest.fixture
@@ -96,6 +97,8 @@ def test_the_metric_of_both_models_is_in_the_manifest(
     assert quality.original == 1.0
     assert quality.score == 1.0
     assert [(each.precision, each.score) for each in quality.attempts] == [("fp32", 1.0)]
+    shown = invoke("inspect", bundle.path).stdout
+    assert "accuracy  1.0000    1.0000    36 of labelled.jsonl" in shown
     size = sum(f.size for p, f in bundle.manifest.files.items() if p.startswith("artifacts/"))
     assert quality.attempts[0].size == size
 
