@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     OpenSession = Callable[[Mapping[str, Setting]], Session]
 
 _WARM_UP = 0.1
+# A turn with short calls begins with others until the threads of the last session rest. A list takes
+# longer than that: with less, it is not answered twice a turn.
+_SETTLE, _SETTLE_LIST = 0.02, 0.005
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Arena:
         """Of calls with so many inputs. Alone: a bound is in seconds, not beside another way."""
         candidate = Candidate.of("", model, **self.work.parameters)
         calls = self.work.calls_of(rows)
-        pace = Pace(rounds=1, seconds=seconds, warm_up=_WARM_UP)
+        pace = Pace(1, seconds, _WARM_UP)
         (found,) = measure_in_turn([candidate], calls, "p99", pace=pace, clock=self.clock)
         (taken,) = found.seconds
         return Tail(found.figures[0], rows * len(taken) / sum(taken), len(taken))
@@ -131,13 +134,14 @@ class Arena:
     ) -> list[Measured]:
         if not group:
             return []
+        settle = _SETTLE if len(self.work.batches) > 1 else _SETTLE_LIST
         ways = [self._way(OWN, self.default)]
         ways += [self._way(one.choice, model) for one, model in zip(group, models, strict=True)]
         default, *others = measure_in_turn(
             ways,
             self.work.batches,
             _FIGURES[self.objective.kind],
-            pace=Pace(rounds, seconds, warm_up=_WARM_UP),
+            pace=Pace(rounds, seconds, _WARM_UP, settle),
             clock=self.clock,
         )
         return [
