@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     OpenSession = Callable[[Mapping[str, Setting]], Session]
 
 _WARM_UP = 0.1
-# A turn with short calls begins with others until the threads of the last session rest. A list takes
-# longer than that: with less, it is not answered twice a turn.
+# A turn with short calls begins with others, until the threads of the last session rest. A list
+# takes longer than that: with less, it is not answered twice a turn.
 _SETTLE, _SETTLE_LIST = 0.02, 0.005
 
 
@@ -118,7 +118,10 @@ class Arena:
                 with self._models(settings, group) as models:
                     found += measured(group, models)
             except (BackendError, InferenceError) as error:
-                found += [Measured(choice, fault=error.message) for choice in group]
+                if len(group) == 1:
+                    found.append(Measured(group[0], fault=error.message))
+                for alone in group if len(group) > 1 else ():  # who of them is at fault
+                    found += self._by_session([alone], measured)
         return found
 
     def _alone(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lepton_edge.backend import Setting
 from lepton_edge.benchmark.statistics import Summary, extent, percentile
 from lepton_edge.runtime.profile import Profile
-from lepton_edge.tuning.arena import Measured
+from lepton_edge.tuning.arena import Measured, Tail
 from lepton_edge.tuning.search import Outcome, Stage
 
 if TYPE_CHECKING:
@@ -106,10 +106,15 @@ def _trial(stage: Stage, measured: Measured, scale: float) -> Trial:
         default_figure=_figure(default, scale),
         ratios=ratios,
         ratio=extent(ratios) if ratios else None,
-        p99_ms=_rounded(tail.p99 * 1000) if tail else None,
+        p99_ms=milliseconds(tail),
         p99_calls=tail.calls if tail else 0,
         fault=measured.fault,
     )
+
+
+def milliseconds(tail: Tail | None) -> float | None:
+    """Of the 99th percentile, where there is one."""
+    return _rounded(tail.p99 * 1000) if tail else None
 
 
 def _figure(standing: Standing | None, scale: float) -> float | None:

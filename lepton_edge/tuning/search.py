@@ -25,7 +25,7 @@ Stage = Literal["screening", "final", "run-off"]
 MARGIN = 1.03
 """A gain below this is not worth another setting."""
 CONFIDENCE = 0.98
-ROUNDS: Mapping[Stage, int] = {"screening": 3, "final": 8, "run-off": 15}
+ROUNDS: Mapping[Stage, int] = {"screening": 2, "final": 6, "run-off": 15}
 FINALISTS = 3
 # A 99th percentile that decides is of so many calls, unless they take longer than so many seconds.
 _SURE_CALLS, _MOST_SURE = 100, 10.0
@@ -188,7 +188,8 @@ class Search:
         found = []
         for settings, group in groups:
             names = ", ".join(f"{key}={value}" for key, value in settings.items())
-            self.say(f"{stage}: {names or OWN.name} ({len(group)})")
+            sizes = f", {len(group)} sizes of micro-batches" if len(group) > 1 else ""
+            self.say(f"{stage}: {names or OWN.name}{sizes}")
             if stage == "screening" and self.arena.objective.bound:
                 found += self.arena.measure_alone(group, left / ways)
             else:

@@ -14,7 +14,7 @@ from lepton_edge.benchmark.machine import Watch
 from lepton_edge.benchmark.statistics import percentile
 from lepton_edge.benchmark.timing import Clock
 from lepton_edge.bundle import Bundle, open_bundle
-from lepton_edge.errors import InputError, StorageError
+from lepton_edge.errors import InferenceError, InputError, StorageError
 from lepton_edge.runtime import Opened, open_artifact
 from lepton_edge.runtime.batching import DEFAULT, Limits
 from lepton_edge.runtime.model import Model
@@ -23,10 +23,10 @@ from lepton_edge.storage import storage_errors
 from lepton_edge.tasks import task_class
 from lepton_edge.tuning.arena import Arena
 from lepton_edge.tuning.objective import Objective
-from lepton_edge.tuning.report import SCHEMA, Tuning, trials_of
+from lepton_edge.tuning.report import SCHEMA, Tuning, milliseconds, trials_of
 from lepton_edge.tuning.search import Outcome, Search
 from lepton_edge.tuning.space import OWN, limits_of_calls, limits_of_lists
-from lepton_edge.tuning.workload import Workload, shapes_of, workload
+from lepton_edge.tuning.workload import LONG, Workload, shapes_of, workload
 
 if TYPE_CHECKING:
     from lepton_edge.backend import Session, Setting
@@ -88,7 +88,6 @@ def tune(
     profile = _profile(own, aim, outcome)
     if path:
         profile.write(path)
-    tail = outcome.default_tail
     return Tuning(
         schema=SCHEMA,
         bundle=f"{opened.manifest.name} {opened.manifest.version}",
@@ -99,7 +98,7 @@ def tune(
         gain=profile.gain,
         met=outcome.met,
         why=outcome.why,
-        default_p99_ms=round(tail.p99 * 1000, 3) if tail else None,
+        default_p99_ms=milliseconds(outcome.default_tail),
         candidates=trials_of(outcome, scale=1000 if aim.kind == "latency" else 1),
         profile=profile,
         path=str(path) if path else None,
@@ -111,16 +110,20 @@ def tune(
 
 def _check_writable(path: Path) -> None:
     """Raise `StorageError` now rather than after a minute."""
+    reason = "it is a folder" if path.is_dir() else None
     try:
         with storage_errors(path), tempfile.TemporaryFile(dir=path.parent):
             pass
-    except (StorageError, FileNotFoundError) as error:
-        reason = error.message if isinstance(error, StorageError) else "there is no such folder"
+    except StorageError as error:
+        reason = error.message
+    except FileNotFoundError:
+        reason = "there is no such folder"
+    if reason:
         raise StorageError(
             f"the profile {path} cannot be written: {reason}",
             hint="--profile FILE keeps it elsewhere, for load(bundle, profile=Profile.read(FILE)); "
             "--dry-run measures only",
-        ) from error
+        )
 
 
 def _opener(
@@ -145,9 +148,15 @@ def _limits(model: Model, work: Workload, objective: Objective) -> list[Limits]:
     seen = [shapes_of(model, work, DEFAULT)]
     if all(rows == 1 for call in seen[0] for rows, *_ in call):
         return []  # nothing to batch
+    if objective.kind == "throughput" and len(work.inputs) < LONG:
+        return []
     found = []
     for limits in limits_of_lists():
-        shapes = shapes_of(model, work, limits)
+        try:
+            shapes = shapes_of(model, work, limits)
+        except InferenceError:  # said where it is measured
+            found.append(limits)
+            continue
         if shapes not in seen:
             seen.append(shapes)
             found.append(limits)

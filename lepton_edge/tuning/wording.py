@@ -39,9 +39,10 @@ def verdict(tuning: Tuning) -> str:
         return f"best: the default; {tuning.why}"
     best = next(trial for trial in tuning.candidates if trial.name == tuning.winner)
     assert best.ratio, "a winner was measured beside the default"
+    calls = "" if best.p99_ms is None else f"; give the model up to {best.rows} inputs a call"
     return (
         f"best: {best.name}: {best.ratio.median:.2f} times the default ({best.ratio.low:.2f} to "
-        f"{best.ratio.high:.2f} in {len(best.ratios)} rounds); {tuning.why}"
+        f"{best.ratio.high:.2f} in {len(best.ratios)} rounds); {tuning.why}{calls}"
     )
 
 
