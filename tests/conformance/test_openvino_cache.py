@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,8 +17,10 @@ import pytest
 
 pytest.importorskip("lepton_edge_openvino", reason="the OpenVINO backend is not installed")
 
-from lepton_edge_openvino import backend as module
-from lepton_edge_openvino.backend import OpenVINOBackend, cache_properties
+from lepton_edge_openvino import backend as backend_module
+from lepton_edge_openvino import cache as module
+from lepton_edge_openvino.backend import OpenVINOBackend
+from lepton_edge_openvino.cache import model_cache
 from lepton_edge_openvino.library import openvino
 from lepton_edge_openvino.options import OpenVINOOptions
 
@@ -110,21 +116,94 @@ def test_a_cache_that_is_read_only_is_read(artifact: tuple[Path, Compiled], tmp_
     assert {path: path.stat().st_mtime_ns for path in files} == times
 
 
-def test_another_library_or_processor_has_a_cache_of_its_own(
+def test_another_library_processor_or_model_has_a_cache_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core, version = openvino().Core(), openvino().__version__
-    cache_properties(core, "CPU", version, tmp_path)
-    assert len(folders(tmp_path)) == 1
-    cache_properties(core, "CPU", version, tmp_path)
-    assert len(folders(tmp_path)) == 1  # the same library on the same processor
-    cache_properties(core, "CPU", "2027.1.0-1-releases/2027/1", tmp_path)
-    assert len(folders(tmp_path)) == 2
+
+    def opened(version: str = version, model: str = "a model") -> int:
+        with model_cache(core, "CPU", version, tmp_path, model) as properties:
+            assert properties["CACHE_DIR"] in map(str, tmp_path.iterdir())
+        return len(folders(tmp_path))
+
+    assert opened() == 1
+    assert opened() == 1  # the same library on the same processor
+    assert opened(version="2027.1.0-1-releases/2027/1") == 2
+    assert opened(model="another") == 3
     # The same model name, after the hypervisor hid an instruction set from the guest.
     flags = module._processor_flags().replace("avx512f", "")
     monkeypatch.setattr(module, "_processor_flags", lambda: f"{flags} another")
-    cache_properties(core, "CPU", version, tmp_path)
-    assert len(folders(tmp_path)) == 3
+    assert opened() == 4
+
+
+def test_a_cache_that_another_process_writes_is_left_alone(
+    artifact: tuple[Path, Compiled], tmp_path: Path
+) -> None:
+    expected = answer(artifact, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (blob,) = folder.glob("*.blob")
+    whole = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(whole[: len(whole) // 2])  # as far as the other has come
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        np.testing.assert_array_equal(answer(artifact, tmp_path), expected)
+        assert blob.stat().st_size == len(whole) // 2
+    finally:
+        os.close(handle)
+    np.testing.assert_array_equal(answer(artifact, tmp_path), expected)
+    assert blob.stat().st_size == len(whole)  # the other died: its file was made again
+
+
+def test_one_writes_a_cache_or_many_read_it(tmp_path: Path) -> None:
+    core, version = openvino().Core(), openvino().__version__
+
+    def properties() -> AbstractContextManager[dict[str, Any]]:
+        return model_cache(core, "CPU", version, tmp_path, "a model")
+
+    with properties() as mine, properties() as second:
+        assert mine
+        assert not second
+    Path(mine["CACHE_DIR"], "1.blob").touch()
+    with properties() as mine, properties() as second:
+        assert mine == second != {}
+
+
+def test_opening_goes_on_where_the_cache_fails(
+    artifact: tuple[Path, Compiled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    class Core:
+        def __init__(self) -> None:
+            self.core = openvino().Core()
+
+        def get_property(self, *names: str) -> Any:
+            return self.core.get_property(*names)
+
+        def compile_model(self, path: str, device: str, properties: dict[str, Any]) -> Any:
+            asked.append("CACHE_DIR" in properties)
+            if asked[-1]:
+                raise RuntimeError("filesystem error: cannot set permissions")
+            return self.core.compile_model(path, device, properties)
+
+    library = SimpleNamespace(Core=Core, __version__=openvino().__version__)
+    expected = answer(artifact, None)
+    monkeypatch.setattr(backend_module, "openvino", lambda: library)
+    np.testing.assert_array_equal(answer(artifact, tmp_path), expected)
+    assert asked == [True, False]
+
+
+def test_a_link_to_a_bundle_shares_its_cache(
+    artifact: tuple[Path, Compiled], tmp_path: Path
+) -> None:
+    folder, compiled = artifact
+    (tmp_path / "link").symlink_to(folder)
+    expected = answer(artifact, tmp_path / "cache")
+    linked = answer((tmp_path / "link", compiled), tmp_path / "cache")
+    np.testing.assert_array_equal(linked, expected)
+    assert len(list((tmp_path / "cache").rglob("*.blob"))) == 1
 
 
 def test_what_another_library_left_is_not_read(

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-from zlib import crc32
 
 from lepton_edge.backend import (
     Backend,
@@ -19,6 +18,7 @@ from lepton_edge.backend import (
     Setting,
 )
 from lepton_edge.errors import BackendError
+from lepton_edge_openvino.cache import model_cache
 from lepton_edge_openvino.library import last_line, openvino, runtime_errors
 from lepton_edge_openvino.options import OpenVINOOptions
 
@@ -101,11 +101,18 @@ class OpenVINOBackend(Backend):
         core = library.Core()
         device = device or "CPU"
         _check_device(core, device)
+        # OpenVINO's cache tells models apart by their paths, and does not follow links.
+        path = str(directory.resolve() / "model.xml")
         try:
             properties = session_properties(core, device, compiled.settings)
-            asked = repr(sorted(properties.items()))
-            properties |= cache_properties(core, device, library.__version__, cache, asked)
-            model = core.compile_model(str(directory / "model.xml"), device, properties)
+            asked = f"{path} {sorted(properties.items())}"
+            with model_cache(core, device, library.__version__, cache, asked) as cached:
+                try:
+                    model = core.compile_model(path, device, properties | cached)
+                except RuntimeError:
+                    if not cached:
+                        raise
+                    model = core.compile_model(path, device, properties)
         except RuntimeError as error:
             raise BackendError(
                 f"OpenVINO {library.__version__.split('-')[0]} cannot open {directory} on "
@@ -138,30 +145,6 @@ def session_properties(
     return properties
 
 
-def cache_properties(
-    core: Any, device: str, version: str, cache: Path | None, settings: str = ""
-) -> dict[str, Setting]:
-    """OpenVINO's own model cache, in a folder of this library's version, this processor and these
-    settings.
-
-    It keeps the compiled graph without the weights, which stay in the artifact, and compiles
-    again by itself where its file is damaged. It takes a graph that was compiled for fp32 for one
-    that computes in bf16, which then answers with nothing (2026.4.1): hence the settings.
-    """
-    if cache is None:
-        return {}
-    abilities = ",".join(sorted(core.get_property(device, "OPTIMIZATION_CAPABILITIES")))
-    processor = f"{core.get_property(device, 'FULL_DEVICE_NAME')} {abilities} {_processor_flags()}"
-    # A version ends in a branch, which has slashes.
-    release = version.replace("/", "-")
-    folder = cache / f"openvino-{release}-{crc32((processor + settings).encode()):08x}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return {}  # opening takes longer then, and works
-    return {"CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SIZE"}
-
-
 def _check_device(core: Any, device: str) -> None:
     # Asking which devices there are loads every device's library; the CPU is always there.
     if device == "CPU":
@@ -171,14 +154,6 @@ def _check_device(core: Any, device: str) -> None:
         raise BackendError(
             f"OpenVINO has no device {device!r} here", hint=f"available: {', '.join(available)}"
         )
-
-
-def _processor_flags() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return next((line for line in file if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        return ""
 
 
 def _cores() -> int:
