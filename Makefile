@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 DEMO = out/demo
 
 .DEFAULT_GOAL = help
-.PHONY: help demo install dev test lint docs bench precisions clean
+.PHONY: help demo install dev test lint docs bench precisions gains clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,7 +22,7 @@ demo: install ## Build the demo model for intel-cpu and ask it three questions
 		"how do I change my PIN?"
 
 test: dev ## Run the whole test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: dev ## Check style and types
 	$(BIN)/ruff check .
@@ -37,6 +37,9 @@ bench: dev ## Measure speed and size beside others (minutes; a quiet machine hel
 
 precisions: dev ## Measure the real models at each precision (half an hour; needs ../shared)
 	$(BIN)/python -m tests.benchmarks.precisions
+
+gains: dev ## Measure what tuning and the model cache gain (needs ../shared)
+	$(BIN)/python -m tests.benchmarks.gains
 
 install: $(VENV)/installed
 

@@ -13,7 +13,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import msgspec
@@ -168,7 +168,7 @@ def _table(model: type, title: str) -> str:
         "| key | type | default | meaning |",
         "| --- | --- | --- | --- |",
         *(
-            f"| `{name}` | {_type(kind)} | {default} | {docs.get(name, '')} |"
+            f"| `{name}` | {_type(kind, model)} | {default} | {docs.get(name, '')} |"
             for name, kind, default in _fields(model)
         ),
         "",
@@ -211,13 +211,14 @@ def _default(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _type(annotation: Any) -> str:
+def _type(annotation: Any, model: type) -> str:
     text = annotation if isinstance(annotation, str) else str(annotation)
     if text.startswith("Annotated["):
         text = re.split(r", (?:Field|msgspec\.Meta)\(", text.removeprefix("Annotated["))[0]
-    if text == "Precision":
-        text = "Literal" + str(list(get_args(recipe.Precision)))
     text = text.replace(" | None", "").replace('"', "").replace("'", "")
+    named = vars(sys.modules[model.__module__]).get(text)
+    if get_origin(named) is Literal:
+        text = f"Literal[{', '.join(map(str, get_args(named)))}]"
     if text.startswith("Literal["):
         return " or ".join(f"`{word}`" for word in text[8:].rstrip("]").split(", "))
     names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
@@ -239,8 +240,6 @@ def _type(annotation: Any) -> str:
         "_NotEmpty": "text",
         "_Error": "number above 0",
         "_Share": "number from 0 to 1",
-        "Pooling": "`mean` or `cls`",
-        "Activation": "`sigmoid` or `identity`",
     }
     return plain.get(text, names.get(text, text)).replace("|", "\\|")
 

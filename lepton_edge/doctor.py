@@ -36,7 +36,15 @@ _CPU_FLAGS = {
 }
 # The extras of pyproject.toml by what people install them for.
 _EXTRAS = {
-    "build": ("torch", "transformers", "safetensors", "onnx", "onnxruntime", "huggingface-hub"),
+    "build": (
+        "torch",
+        "transformers",
+        "safetensors",
+        "onnx",
+        "onnxruntime",
+        "nncf",
+        "huggingface-hub",
+    ),
 }
 
 

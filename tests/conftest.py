@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -15,12 +16,25 @@ from lepton_edge import registry
 from lepton_edge.bundle import Bundle
 from lepton_edge.testing import write_fake_bundle, write_fake_distribution
 
+# Beside other workers each has one thread for torch's products: threads that wait for each other
+# on processors that others use took a third of the suite's time. Before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # In CI the same examples each time: a new one is found, and mended, by hand.
 settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_are_left_alone() -> None:
+    """What the modules before left, torch and transformers most of all, is not walked through at
+    each garbage collection: what measures calls for one each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from lepton_edge.benchmark.machine import Machine
-from tests.benchmarks import results, wording
+from lepton_edge.benchmark.machine import Machine, Watch, describe, versions
+from lepton_edge.benchmark.statistics import DISTURBED
+from tests.benchmarks import machine, results, wording
 from tests.benchmarks.results import Report, Result
+from tests.benchmarks.targets import Target
+from tests.benchmarks.workspace import REPOSITORY
 
 _MADE = "<!-- Written by `make bench`: change tests/benchmarks/ and run it again. -->"
 
@@ -27,26 +33,81 @@ def write_index(folder: Path) -> None:
     (folder / "README.md").write_text(_index(folder), encoding="utf-8")
 
 
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file of a page with a document of its own begins with."""
+
+    date: str
+    commit: str
+    machine: Machine
+    versions: dict[str, str]
+    load: tuple[float, float, float]
+    """Load averages at the start."""
+    others: float
+    """Share of the processors' time that other processes took meanwhile, 0 to 1."""
+    targets: tuple[Target, ...]
+
+
+def begun(packages: Sequence[str]) -> Callable[[], dict[str, Any]]:
+    """Call it at the start, and what it gives at the end: the fields of a `Page`, less targets."""
+    load, watch = os.getloadavg(), Watch()
+
+    def ended() -> dict[str, Any]:
+        return {
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "commit": machine.commit(REPOSITORY),
+            "machine": describe(),
+            "versions": versions(packages),
+            "load": tuple(round(each, 2) for each in load),
+            "others": round(watch.others, 3),
+        }
+
+    return ended
+
+
+def save(page: Page, text: str, path: Path) -> None:
+    """The JSON file, its page beside it, and the index."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(page), indent=2) + b"\n")
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    write_index(path.parent)
+
+
+def heading(report: Page) -> list[str]:
+    """When, what, where, and how busy the machine was: two paragraphs."""
+    on = report.machine
+    busy = " **The machine was busy: trust ratios, not milliseconds.**"
+    return [
+        f"{report.date[:10]}, commit {report.commit}: {on.processor}, {on.cores} cores "
+        f"({', '.join(on.features)}), {on.memory_gib:.0f} GiB, {on.python}; "
+        + ", ".join(f"{name} {each}" for name, each in sorted(report.versions.items()))
+        + ".",
+        "",
+        f"Load average before: {report.load[0]:.2f}; other processes took "
+        f"{report.others:.1%} of the processors' time meanwhile."
+        + (busy if report.others > DISTURBED else ""),
+    ]
+
+
 class _Headed(msgspec.Struct):
+    """What every page's file has; `targets` are what a page with a document of its own lists."""
+
     date: str
     machine: Machine
+    targets: tuple[Target, ...] | None = None
 
 
 def _index(folder: Path) -> str:
     rows = []
     for path in sorted(folder.glob("*.json"), reverse=True):
-        if path.stem.endswith("precisions"):  # has no targets, and a document of its own
-            about = msgspec.json.decode(path.read_bytes(), type=_Headed)
-            cores = f"{about.machine.processor}, {about.machine.cores} cores"
-            rows.append([f"[{path.stem}]({path.stem}.md)", about.date[:10], cores, ""])
-            continue
-        report = results.read(path)
-        met = [verdict for _, verdict in _verdicts(report)]
+        head = msgspec.json.decode(path.read_bytes(), type=_Headed)
+        if head.targets is None:
+            met = [verdict for _, verdict in _verdicts(results.read(path))]
+        else:
+            met = [target.met for target in head.targets]
         rows.append(
             [
                 f"[{path.stem}]({path.stem}.md)",
-                report.date[:10],
-                f"{report.machine.processor}, {report.machine.cores} cores",
+                head.date[:10],
+                f"{head.machine.processor}, {head.machine.cores} cores",
                 f"{sum(met)} of {len(met)}",
             ]
         )
@@ -56,9 +117,10 @@ def _index(folder: Path) -> str:
             "",
             "# Benchmarks",
             "",
-            "Speed and size of lepton-edge beside other ways to run the same model. `make bench` "
-            "measures again (about a quarter of an hour; a quiet machine helps) and writes these "
-            "pages. Each page has a JSON file of the same name with every raw figure.",
+            "Speed, size and accuracy of lepton-edge, beside other ways to run the same models. "
+            "`make bench`, `make precisions` and `make gains` measure again (a quarter of an hour "
+            "each; a quiet machine helps) and write these pages. Each page has a JSON file of the "
+            "same name with every raw figure.",
             "",
             "Ratios carry over from one machine to another better than seconds do, so the targets "
             "are ratios, and both sides of a ratio are measured in turn in the same run.",

@@ -11,74 +11,29 @@ import argparse
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import msgspec
 
-from lepton_edge.benchmark.machine import Machine, Watch, describe, versions
 from lepton_edge.benchmark.statistics import NOISY
 from tests.benchmarks import document, machine
+from tests.benchmarks.sources import SHARED, SOURCES, Source, build, texts_of
+from tests.benchmarks.targets import Target, at_least, table
 from tests.benchmarks.terminal import Terminal
-from tests.benchmarks.workspace import REPOSITORY, packaged_model
+from tests.benchmarks.workspace import REPOSITORY
 
-SHARED = REPOSITORY.parent / "shared"
 OUTPUT = REPOSITORY / "docs" / "benchmarks" / "2026-11-precisions.json"
-KIND = "precisions"
 PRECISIONS = ("fp32", "auto", "int8", "int8-weights")
 _BATCH = 32  # texts a call, as they come in the data
 _SINGLE = 32  # texts, one a call
 _ROUNDS = 7
 _SECONDS = 4.0
-
-
-class Source(msgspec.Struct, frozen=True):
-    """A real model and its data."""
-
-    name: str
-    folder: Path
-    task: str
-    evaluation: str
-    calibration: str
-    columns: dict[str, str] = {}
-
-
-SOURCES = (
-    Source(
-        "sst2-minilm",
-        SHARED / "models" / "sst2-minilm",
-        "text-classification",
-        "sst2_dev.jsonl",
-        "sst2_calib.jsonl",
-    ),
-    Source(
-        "banking77-minilm",
-        SHARED / "models" / "banking77-minilm",
-        "text-classification",
-        "banking77_test.jsonl",
-        "banking77_calib.jsonl",
-    ),
-    Source(
-        "ner-minilm",
-        SHARED / "models" / "ner-minilm",
-        "token-classification",
-        "ner_test.jsonl",
-        "ner_calib.jsonl",
-        {"text": "tokens"},
-    ),
-    Source(
-        "all-MiniLM-L6-v2",
-        Path(),  # from its package
-        "feature-extraction",
-        "stsb_test_open.jsonl",
-        "banking77_calib.jsonl",
-    ),
-)
+# How many times as fast as each in batches.
+_LEAST = {"torch fp32": 2.0, "torch bf16": 1.0, "ONNX Runtime fp32": 1.5}
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -118,16 +73,9 @@ class Model(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(document.Page, frozen=True, kw_only=True):
     """The JSON document."""
 
-    kind: str
-    date: str
-    commit: str
-    machine: Machine
-    versions: dict[str, str]
-    load: tuple[float, float, float]
-    others: float
     models: tuple[Model, ...]
 
 
@@ -142,26 +90,17 @@ def main() -> None:
     wanted = arguments.models or [source.name for source in SOURCES]
     chosen = [source for source in SOURCES if source.name in wanted]
     terminal = Terminal()
-    load, watch = os.getloadavg(), Watch()
+    ended = document.begun((*machine.PACKAGES, "nncf"))
     with tempfile.TemporaryDirectory(prefix="lepton-edge-benchmarks-") as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
         models = tuple(_model(source, Path(folder), terminal) for source in chosen)
     report = Report(
-        kind=KIND,
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        commit=machine.commit(REPOSITORY),
-        machine=describe(),
-        versions=versions((*machine.PACKAGES, "nncf")),
-        load=(round(load[0], 2), round(load[1], 2), round(load[2], 2)),
-        others=round(watch.others, 3),
+        **ended(),
         models=models,
+        targets=tuple(target for model in models for target in _targets(model)),
     )
-    data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    arguments.output.write_bytes(data)
-    page = arguments.output.with_suffix(".md")
-    page.write_text(page_of(report), encoding="utf-8")
-    document.write_index(arguments.output.parent)
-    terminal.console.print(f"wrote {arguments.output} and {page}")
+    document.save(report, page_of(report), arguments.output)
+    terminal.console.print(f"wrote {arguments.output} and its page")
 
 
 def _model(source: Source, folder: Path, terminal: Terminal) -> Model:
@@ -169,12 +108,12 @@ def _model(source: Source, folder: Path, terminal: Terminal) -> Model:
     from lepton_edge.benchmark.originals import read_original
 
     terminal.console.rule(source.name)
-    path = source.folder if source.folder.name else packaged_model()
-    bundles = {each: _built(source, path, each, folder, terminal) for each in PRECISIONS}
+    path = source.path
+    bundles = {each: _built(source, each, folder, terminal) for each in PRECISIONS}
     with ExitStack() as stack:
         ours = {name: stack.enter_context(load(bundle.path)) for name, bundle in bundles.items()}
         originals = read_original(path, ("torch", "onnxruntime"), bundles["auto"].manifest)
-        texts = _texts(source)
+        texts = texts_of(source)
         others = stack.enter_context(originals.opened(ours["auto"], machine.cores(), texts[:2]))
         ways = {**ours, **others}
         terminal.say("measuring one text at a time")
@@ -203,42 +142,37 @@ def _model(source: Source, folder: Path, terminal: Terminal) -> Model:
     )
 
 
-def _built(source: Source, path: Path, precision: str, folder: Path, terminal: Terminal) -> Any:
-    import lepton_edge
-    from lepton_edge import Recipe
-
+def _built(source: Source, precision: str, folder: Path, terminal: Terminal) -> Any:
     terminal.say(f"building at {precision}, and scoring")
-    recipe = Recipe.model_validate(
-        {
-            "name": f"{source.name.lower()}-{precision}",
-            "source": str(path),
-            "task": source.task,
-            "precision": precision,
-            "calibration": {
-                "data": str(SHARED / "data" / source.calibration),
-                "columns": source.columns,
-            },
-            # To measure, not to judge.
-            "quality": {
-                "data": str(SHARED / "data" / source.evaluation),
-                "max_drop": 100,
-                "compare": [],
-            },
-        }
+    return build(source, precision, folder)
+
+
+def _targets(model: Model) -> list[Target]:
+    """That the page is judged by: speed of batches, and what 8 bits cost."""
+    rows = {row.name: row for row in model.rows}
+    found = []
+    for name in ("auto", "int8"):
+        for other, least in _LEAST.items():
+            ratio = rows[name].throughput.ratios[other]
+            found.append(at_least(f"{model.name}: {name} beside {other}", least, ratio))
+    int8 = rows["int8"]
+    found.append(at_least(f"{model.name}: int8 beside auto", 1.0, int8.throughput.ratios["auto"]))
+    assert int8.score is not None
+    assert int8.size is not None
+    assert rows["fp32"].size is not None
+    points = (int8.score - model.original) * 100
+    found.append(
+        Target(
+            f"{model.name}: {model.metric}, int8 beside the original",
+            "at most 1.0 point lower",
+            f"{points:+.2f} points",
+            points >= -1.0,
+        )
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return lepton_edge.build(recipe, output=folder)
-
-
-def _texts(source: Source) -> list[str]:
-    """The evaluation data's texts, in the order of the file."""
-    rows = [
-        msgspec.json.decode(line)
-        for line in (SHARED / "data" / source.evaluation).read_bytes().splitlines()
-    ]
-    found = [row.get("text") or row.get("tokens") or row.get("a") for row in rows]
-    return [" ".join(each) if isinstance(each, list) else each for each in found]
+    share = int8.size / rows["fp32"].size
+    what = f"{model.name}: size of int8 beside fp32"
+    found.append(Target(what, "at most 0.30x", f"{share:.3f}x", share <= 0.30))
+    return found
 
 
 def _spread(texts: Sequence[str], count: int) -> list[str]:
@@ -318,14 +252,7 @@ def page_of(report: Report) -> str:
         "",
         "# Precisions of the real models",
         "",
-        f"{report.date[:10]}, commit {report.commit[:12]}: {report.machine.processor}, "
-        f"{report.machine.cores} cores ({', '.join(report.machine.features)}), "
-        f"{report.machine.memory_gib:.0f} GiB, {report.machine.python}; "
-        + ", ".join(f"{name} {each}" for name, each in sorted(report.versions.items()))
-        + ".",
-        "",
-        f"Load average before: {report.load[0]:.2f}; other processes took "
-        f"{report.others:.1%} of the processors' time meanwhile." + _busy(report.others),
+        *document.heading(report),
         "",
         "*ms*: median time of `model(text)`, one text of the evaluation data a call. *texts/s*: "
         f"`model(texts)` with {_BATCH} texts a call, as they come in the data; the originals get "
@@ -333,13 +260,10 @@ def page_of(report: Report) -> str:
         "the median over rounds in which all ways took turns (smallest to largest), and above 1 "
         f"is faster than the way in its column; spreads beyond {NOISY:.0%} are marked ~.",
     ]
+    lines += ["", "## Targets", "", *table(report.targets)]
     for model in report.models:
         lines += ["", f"## {model.name}", "", *_table(model), "", _remark(model)]
     return "\n".join([*lines, ""])
-
-
-def _busy(others: float) -> str:
-    return " **The machine was busy: trust ratios, not milliseconds.**" if others > 0.05 else ""
 
 
 _BESIDE = ("torch fp32", "torch bf16", "ONNX Runtime fp32", "auto")
