@@ -62,7 +62,9 @@ def _recipes() -> str:
         "the build fails where the metric falls by more than `max_drop` points. With `int8` it",
         "first tries again with as few operations in higher precision as it takes. What each",
         "attempt measured is in the manifest and, with the worst examples, in the bundle's",
-        "`quality.html`.\n",
+        "`quality.html`. The metric is the judge then: of the limits under `parity`, only fp32's",
+        "and those that the recipe names apply. Where the original scores 0, so that nothing can",
+        "be lost, a warning says so, and the limits under `parity` apply as without data.\n",
         "## `task_options`\n",
     ]
     for name in TASKS:
@@ -120,7 +122,8 @@ def _bundles() -> str:
             f"## `manifest.json`, schema {manifest.SCHEMA}\n",
             "A reader refuses a schema newer than its own, an unknown key and a wrong type. Two",
             "builds of the same inputs with the same versions on the same kind of machine differ",
-            "in `created` only, and not there if `SOURCE_DATE_EPOCH` is set.\n",
+            "in `created` only, and not there if `SOURCE_DATE_EPOCH` is set; and with evaluation",
+            "data in the times that `quality.html` shows.\n",
             _table(manifest.Manifest, ""),
             _table(manifest.Text, "### `text`\n"),
             _table(manifest.Source, "### `source`\n"),
@@ -213,8 +216,10 @@ def _default(value: object) -> str:
 
 def _type(annotation: Any, model: type) -> str:
     text = annotation if isinstance(annotation, str) else str(annotation)
+    text = re.sub(r"Annotated\[(\w+), Field\([^)]*\)\]", r"\1", text)
     if text.startswith("Annotated["):
-        text = re.split(r", (?:Field|msgspec\.Meta)\(", text.removeprefix("Annotated["))[0]
+        marks = r", (?:Field|BeforeValidator|msgspec\.Meta)\("
+        text = re.split(marks, text.removeprefix("Annotated["))[0]
     text = text.replace(" | None", "").replace('"', "").replace("'", "")
     named = vars(sys.modules[model.__module__]).get(text)
     if get_origin(named) is Literal:

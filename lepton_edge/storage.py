@@ -96,9 +96,23 @@ def new_file(final: Path, *, replace: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
             refuse_existing(final, replace)  # again: another process may have been faster
             os.replace(work, final)
+            _sync_name(final)
         except BaseException:
             work.unlink(missing_ok=True)
             raise
+
+
+def why_not_writable(path: Path) -> str | None:
+    """Why no file could be written there, as far as can be told now; None where it could."""
+    if path.is_dir():
+        return "it is a folder"
+    try:
+        with storage_errors(path), tempfile.TemporaryFile(dir=path.parent):
+            return None
+    except StorageError as error:
+        return error.message
+    except FileNotFoundError:
+        return "there is no such folder"
 
 
 @contextmanager
@@ -164,6 +178,7 @@ def _take_name(work: Path, final: Path, replace: bool) -> None:
     if not replace:
         refuse_existing(final, replace)  # again: another process may have been faster
         os.rename(work, final)
+        _sync_name(final)
         return
     aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{_TEMPORARY}old-"))
     moved = arrived = False
@@ -173,6 +188,7 @@ def _take_name(work: Path, final: Path, replace: bool) -> None:
             moved = True
         os.rename(work, final)
         arrived = True
+        _sync_name(final)
     except BaseException:
         if moved:
             with suppress(OSError):  # another process's folder took the name
@@ -200,7 +216,21 @@ def _sweep(final: Path) -> None:
 
 
 def _sync(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    for path in (directory, *directory.rglob("*")):
+        if path.is_file() or path.is_dir():
+            _sync_one(path)
+
+
+def _sync_name(path: Path) -> None:
+    """So that a power cut does not take the name back. The files are there in any case."""
+    with suppress(OSError):  # a folder that may be written and not read, or cannot be synced
+        _sync_one(path.parent)
+
+
+def _sync_one(path: Path) -> None:
+    """A file's bytes, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

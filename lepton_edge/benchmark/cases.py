@@ -12,7 +12,7 @@ from lepton_edge.benchmark.inputs import examples, texts_of
 from lepton_edge.benchmark.report import OURS, BenchSettings, Case, Timing
 from lepton_edge.benchmark.sessions import Observed, Outputs
 from lepton_edge.benchmark.statistics import extent, percentile
-from lepton_edge.benchmark.timing import Clock, Pace
+from lepton_edge.benchmark.timing import Clock, Pace, inputs_of_round
 from lepton_edge.errors import InputError
 from lepton_edge.runtime.model import Model
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS
@@ -84,9 +84,8 @@ def measure_case(
     ways = {OURS: model, **others}
     candidates = [Candidate.of(name, way, **parameters) for name, way in ways.items()]
     objective: Objective = "p50" if batch == 1 else "throughput"
-    tokens = [count_tokens(model, inputs, parameters) for inputs in batches]
-    mean = sum(tokens) / sum(len(inputs) for inputs in batches)
     found = measure_in_turn(candidates, batches, objective, pace=pace, clock=clock)
+    mean = _mean_tokens(model, batches, parameters, found[0])
     timings = [_timing(each, found[0], batch, mean, objective) for each in found]
     return Case(batch, workload.length, round(mean, 1), objective, timings[0], tuple(timings[1:]))
 
@@ -116,6 +115,24 @@ def _timing(
 def _rounded(value: float) -> float:
     """Six digits that count: a clock says no more."""
     return float(f"{value:.6g}")
+
+
+def _mean_tokens(
+    model: Model,
+    batches: Sequence[Sequence[Any]],
+    parameters: Mapping[str, Any],
+    found: Standing,
+) -> float:
+    """The tokens of an input in the batches that were timed: a file of one's own may have many
+    more, of other lengths."""
+    places = range(len(batches))
+    timed = {
+        place
+        for turn, calls in enumerate(found.seconds)
+        for place in inputs_of_round(places, turn, len(calls))
+    }
+    tokens = sum(count_tokens(model, batches[place], parameters) for place in timed)
+    return tokens / sum(len(batches[place]) for place in timed)
 
 
 def count_tokens(model: Model, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from lepton_edge.backend import Setting
 from lepton_edge.benchmark.contest import Objective
@@ -39,7 +40,7 @@ class BenchSettings:
         for name, values in (("batches", self.batches), ("lengths", self.lengths)):
             if values is not None and (not values or min(values) < 1):
                 raise InputError(f"{name} are {values}: one or more numbers from 1")
-        if self.rounds < 1 or self.seconds <= 0 or self.starts < 0:
+        if self.rounds < 1 or not 0 < self.seconds < inf or self.starts < 0:
             raise InputError(
                 f"rounds {self.rounds}, seconds {self.seconds:g}, starts {self.starts}: rounds is "
                 "1 or more, seconds above 0, and starts 0 or more"

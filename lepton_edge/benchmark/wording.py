@@ -174,7 +174,7 @@ def _notes(
             f"hashed and the model compiled; {pages}, and the libraries' stay in it. Warm: what "
             "an earlier process left in the cache folder is used. Memory is the peak of what is "
             "resident, files that the process maps included; the largest batch is "
-            f"{max(settings.batches)} of the longest texts."
+            f"{max(settings.batches)} of the longest texts, or the first of one's own."
         )
     if compare:
         yield (

@@ -71,6 +71,7 @@ def build(  # noqa: PLR0913  (keywords all but one)
     refuse_output(final, force)
 
     from lepton_edge.builder.artifact import Workshop
+    from lepton_edge.builder.calibration import check_calibration
     from lepton_edge.builder.index import add_index, check_index
     from lepton_edge.builder.plan import Plan
     from lepton_edge.builder.quality import read_examples
@@ -79,6 +80,8 @@ def build(  # noqa: PLR0913  (keywords all but one)
     say("reading the model")
     plan = Plan.of(recipe, _load(source, recipe, trust_remote_code))
     examples = read_examples(plan.task, recipe.quality)
+    if recipe.precision == "int8":
+        check_calibration(plan.task, recipe.calibration)
     if recipe.index:
         check_index(plan)
     with new_directory(final, replace=force) as work, tempfile.TemporaryDirectory() as scratch:
@@ -101,7 +104,9 @@ def build(  # noqa: PLR0913  (keywords all but one)
             add_index(plan, made[0].artifact, backends[targets[0].name], work, created)
         say("writing the manifest")
         manifest = plan.manifest(tuple(each.artifact for each in made), work, created)
-        (work / manifests.FILE_NAME).write_bytes(manifests.encode(manifest))
+        data = manifests.encode(manifest)
+        manifests.decode(data, manifests.FILE_NAME)  # what cannot be read gets no name
+        (work / manifests.FILE_NAME).write_bytes(data)
     return open_bundle(final)
 
 
@@ -120,7 +125,7 @@ def _judge(
             stacklevel=3,
         )
     say(f"scoring the original: {examples.metric.name} on {len(examples):,} examples")
-    return Judge(
+    judge = Judge(
         plan.manifest((), work, created),
         plan.encoder(work),
         plan.task,
@@ -128,6 +133,15 @@ def _judge(
         plan.recipe.quality.max_drop,
         OriginalSession(plan.loaded.original, graph),
     )
+    if not judge.speaks:
+        warnings.warn(
+            f"the original's {examples.metric.name} on {examples.file} is 0, so it says nothing "
+            "about what is lost: the limits under parity decide. Does the data name things as the "
+            "model does?",
+            LeptonWarning,
+            stacklevel=3,
+        )
+    return judge
 
 
 def _recipe_from(

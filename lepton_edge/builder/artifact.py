@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,15 @@ from lepton_edge.builder.sentences import SENTENCES
 from lepton_edge.bundle import describe_files
 from lepton_edge.bundle.hashing import digest_of
 from lepton_edge.bundle.manifest import Artifact, Attempt, Calibration, Parity, Quality
-from lepton_edge.errors import BuildError, ParityError, QualityError
+from lepton_edge.errors import (
+    BackendError,
+    BuildError,
+    InferenceError,
+    LeptonError,
+    LeptonWarning,
+    ParityError,
+    QualityError,
+)
 
 if TYPE_CHECKING:
     from lepton_edge.builder.plan import Plan
@@ -43,8 +53,16 @@ class Candidate:
 
     def attempt(self) -> Attempt:
         """For the manifest and for messages."""
-        score = self.scored.value if self.scored else float("nan")
+        score = self.scored.value if self.scored else None
+        if score is not None and not isfinite(score):
+            score = None
         return Attempt(self.precision, self.size, score, self.compiled.kept)
+
+    @property
+    def may_be_controlled(self) -> bool:
+        """Whether operations in higher precision could mend it: it is worse at its task, or gave
+        what is not a number."""
+        return isinstance(self.fault, QualityError) or self.parity is None
 
 
 @dataclass(frozen=True)
@@ -92,18 +110,15 @@ class Workshop:
         directory = self._work / name
         directory.mkdir(parents=True)
         attempts = [self._candidate(recipe.precision, directory)]
-        if attempts[-1].fault and recipe.precision == "int8" and self._judge:
+        first = attempts[0]
+        if first.fault and first.may_be_controlled and recipe.precision == "int8" and self._judge:
             shutil.rmtree(directory)
             directory.mkdir()
             attempts.append(self._candidate("int8", directory, controlled=True))
         chosen = attempts[-1]
         if chosen.fault:
             raise self._failure(attempts)
-        others = tuple(
-            self._candidate(precision, _new(scratch / self._target.name / precision))
-            for precision in recipe.quality.compare
-            if self._judge and precision != recipe.precision
-        )
+        others = self._others(scratch / self._target.name) if self._judge else ()
         assert chosen.parity is not None
         artifact = Artifact(
             self._target.name,
@@ -112,10 +127,34 @@ class Workshop:
             digest_of(describe_files(self._work, name)),
             chosen.compiled,
             parity.rounded(chosen.parity),
-            self._calibration,
+            self._calibration if recipe.precision == "int8" else None,
             self._quality(attempts),
         )
         return Made(artifact, tuple(attempts), others)
+
+    def _others(self, scratch: Path) -> tuple[Candidate, ...]:
+        """What the recipe compares the bundle's precision with. One that cannot be made or scored
+        is left out, with a `LeptonWarning`."""
+        recipe = self._plan.recipe
+        found = []
+        for precision in dict.fromkeys(recipe.quality.compare):
+            if precision == recipe.precision:
+                continue
+            try:
+                made = self._candidate(precision, _new(scratch / precision))
+            except (BackendError, InferenceError) as error:
+                fault: LeptonError | None = error
+            else:
+                fault = made.fault if made.parity is None or made.scored is None else None
+                if fault is None:
+                    found.append(made)
+            if fault:
+                warnings.warn(
+                    f"{precision} is not in the quality report: {fault.message}",
+                    LeptonWarning,
+                    stacklevel=2,
+                )
+        return tuple(found)
 
     def _candidate(
         self, precision: Precision, directory: Path, *, controlled: bool = False
@@ -133,7 +172,7 @@ class Workshop:
                     self._plan.recipe.parity,
                     precision,
                     self._target.name,
-                    scored=self._judge is not None,
+                    scored=self._judge is not None and self._judge.speaks,
                 )
             except ParityError as error:
                 made = replace(made, fault=error)
@@ -186,6 +225,8 @@ class Workshop:
         scored = judge.score(session)
         lost = drop(judge.original.value, scored.value)
         fault = made.fault
+        if fault is None and not isfinite(lost):
+            fault = QualityError(f"{metric} is not a number: answers do not differ")
         if fault is None and lost > judge.max_drop:
             fault = QualityError(
                 f"{metric} fell by {lost:.2f} points, from {judge.original.value:.4f} to "

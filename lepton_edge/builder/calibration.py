@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_edge.builder.quality.rows import read_data, text_of
+from lepton_edge.builder.quality.rows import read_data, refuse_blank, text_of
 from lepton_edge.builder.sentences import SENTENCES
 from lepton_edge.bundle.hashing import sha256
 from lepton_edge.bundle.manifest import Calibration
@@ -57,12 +57,24 @@ def read_calibration(
     return feeds, about
 
 
+def check_calibration(task: Task[Any, Any], recipe: Section) -> None:
+    """Refuse, before anything slow, data that `read_calibration` could not use.
+
+    Raises `InputError` naming the file and line.
+    """
+    if recipe.data is not None:
+        _inputs(task, Path(recipe.data), recipe)
+        if recipe.parameters:
+            task.parameters(recipe.parameters)
+
+
 def _inputs(task: Task[Any, Any], file: Path, recipe: Section) -> list[Any]:
     inputs = []
     for place, row in read_data(file, task.fields, recipe.columns, recipe.samples):
-        values = {field: text_of(value) for field, value in row.items()}
+        # Words in a list are a text, where a text is all that a row has: documents are a list too.
+        given = text_of(next(iter(row.values()))) if len(row) == 1 else row
         try:
-            given = next(iter(values.values())) if len(values) == 1 else values
+            refuse_blank(given)
             inputs.append(task.read_input(given, 1))
         except InputError as error:
             raise InputError(f"{place}: {error.message}", hint=error.hint) from None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lepton_edge.bundle import TOKENIZER
 from lepton_edge.errors import InputError, RecipeError
+from lepton_edge.runtime.files import read_rows
 from lepton_edge.runtime.model import Model
 from lepton_edge.runtime.text import TextEncoder
 from lepton_edge.search.index import INSIDE
@@ -35,6 +36,7 @@ def check_index(plan: Plan) -> None:
         )
     if not Path(recipe.data).is_file():
         raise InputError(f"there is no file at {recipe.data}", hint="see index.data in the recipe")
+    next(iter(read_rows(Path(recipe.data), {"text": recipe.column})), None)  # its columns
 
 
 def add_index(plan: Plan, artifact: Artifact, backend: Backend, work: Path, created: str) -> None:

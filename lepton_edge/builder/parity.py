@@ -82,23 +82,23 @@ def compare(
     not a number.
     """
     compared: list[Compared] = []
+    numbers: list[tuple[float, float]] = []
     for start in range(0, len(sequences), _CHUNK):
         chunk = sequences[start : start + _CHUNK]
         expected = _original_outputs(original, session, encoder, chunk)
         found = _compiled_outputs(session, encoder, task, chunk)
-        some = [_compare(task, a, b) for a, b in zip(found, expected, strict=True)]
-        compared += _together(some, found, expected)
-    return compared
+        for a, b in zip(found, expected, strict=True):
+            compared.append(_compare(task, a, b))
+            if compared[-1].elements == 1:
+                numbers.append((float(_flat(a)[0]), float(_flat(b)[0])))
+    return _together(compared, numbers) if len(numbers) == len(compared) else compared
 
 
-def _together(
-    compared: list[Compared], found: Sequence[_Outputs], expected: Sequence[_Outputs]
-) -> list[Compared]:
+def _together(compared: list[Compared], numbers: Sequence[tuple[float, float]]) -> list[Compared]:
     """Where an output is one number, such as a ranker's, its cosine says no more than its sign:
-    then it is that of all the sequences' numbers."""
-    if any(each.elements > 1 for each in compared):
-        return compared
-    cosine = _cosine(*(np.concatenate([*map(_flat, each)]) for each in (found, expected)))
+    then it is that of all the sequences' numbers, found and expected."""
+    found, expected = np.array(numbers, dtype=np.float64).T
+    cosine = _cosine(found, expected)
     return [replace(each, cosine=cosine) for each in compared]
 
 

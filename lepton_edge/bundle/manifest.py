@@ -78,8 +78,8 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """As a recipe names it."""
     size: int
     """Bytes of the artifact's files."""
-    score: float
-    """The metric."""
+    score: float | None
+    """The metric; none where the model's outputs were not numbers."""
     kept: tuple[str, ...] = ()
     """Operations that were left in higher precision."""
 

@@ -117,9 +117,7 @@ def command(
     from lepton_edge.benchmark.report import BenchSettings
 
     if html:
-        from lepton_edge.storage import refuse_existing
-
-        refuse_existing(html, force)  # now rather than after minutes
+        _check_page(html, force)  # now rather than after minutes
     names = {"batch": "batches", "length": "lengths"}
     chosen = {names.get(name, name): value for name, value in given.items() if value is not None}
     with steps(quiet=as_json) as step:
@@ -132,14 +130,24 @@ def command(
             device=device,
             progress=step,
         )
-    if html:
-        _write(report, html, force)
     if as_json:
         print_json(report)
-        return
-    _print(report)
+    else:
+        _print(report)
     if html:
+        _write(report, html, force)
         note(f"page: {html}")
+
+
+def _check_page(file: Path, force: bool) -> None:
+    from lepton_edge.errors import StorageError
+    from lepton_edge.storage import refuse_existing, storage_errors, why_not_writable
+
+    refuse_existing(file, force)
+    with storage_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    if reason := why_not_writable(file):
+        raise StorageError(f"the page {file} cannot be written: {reason}", hint="--html elsewhere")
 
 
 def _write(report: Report, file: Path, force: bool) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +14,8 @@ from lepton_edge.errors import InputError
 
 if TYPE_CHECKING:
     from lepton_edge.tasks.base import Task
+
+T = TypeVar("T")
 
 # More than any measurement gets through; bounds the memory of a very long file.
 _MOST_TEXTS = 10_000
@@ -102,16 +103,31 @@ class Asked:
 
 
 def read_texts(file: Path, column: str) -> list[str]:
-    """The first texts of a .jsonl or .csv file, to measure with. Raises `InputError`."""
+    """The texts of a .jsonl or .csv file, to measure with; of a long one some, evenly spaced, as
+    it may be sorted. Raises `InputError`."""
     from lepton_edge.runtime.files import read_rows
 
-    rows = list(islice(read_rows(file, {"text": column}), _MOST_TEXTS))
+    rows = _thinned(read_rows(file, {"text": column}), _MOST_TEXTS)
     for line, row in rows:
         if not isinstance(row[column], str) or not row[column].strip():
             raise InputError(f"{file}:{line}: {column!r} is empty or not text")
     if not rows:
         raise InputError(f"{file} has no rows")
     return [row[column] for _, row in rows]
+
+
+def _thinned(rows: Iterable[T], most: int) -> list[T]:
+    """As they come; each time there are too many, every second goes."""
+    kept: list[T] = []
+    stride = 1
+    for place, row in enumerate(rows):
+        if place % stride:
+            continue
+        kept.append(row)
+        if len(kept) > most:
+            del kept[1::2]
+            stride *= 2
+    return kept
 
 
 def _parameters(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from lepton_edge.cli.output import json_option, print_json
 from lepton_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from lepton_edge.runtime.files import Row
 
 
 @click.command("keywords")
@@ -64,6 +67,7 @@ def command(
     from lepton_edge.keywords import extract_keywords
     from lepton_edge.keywords.rows import keywords_of_file
     from lepton_edge.runtime import load
+    from lepton_edge.runtime.files import merged
 
     if stop_words:
         options["stop_words"] = _words(stop_words)
@@ -72,8 +76,7 @@ def command(
             for row, found in keywords_of_file(
                 model, source, column=column.removeprefix("text="), **options
             ):
-                full = {**row, "keywords": msgspec.to_builtins(found)}
-                click.echo(json.dumps(full, ensure_ascii=False))
+                click.echo(_line(merged(row, {"keywords": msgspec.to_builtins(found)})))
             return
         keywords = extract_keywords(model, str(text), **options)
     if as_json:
@@ -81,6 +84,15 @@ def command(
         return
     for keyword in keywords:
         click.echo(str(keyword))
+
+
+def _line(row: Row) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: as it came, by its escape
+        return json.dumps(row)
+    return line
 
 
 def _words(file: Path) -> list[str]:

@@ -63,7 +63,7 @@ def run_file(
             results = _results(model, source, chunk, fields, parameters)
             for (line, row), result in zip(chunk, results, strict=True):
                 try:
-                    write(_merge(row, result))
+                    write(merged(row, result))
                 except ValueError as error:
                     raise InputError(f"{source}:{line}: cannot be written: {error}") from None
             done += len(chunk)
@@ -237,15 +237,15 @@ def _name_the_line(
             raise InputError(f"{source}:{line}: {message}", hint=error.hint) from None
 
 
-def _merge(row: Row, result: Row) -> Row:
+def merged(row: Row, result: Row) -> Row:
     """The row with the result's fields. A gold ``label`` must survive a prediction's."""
-    merged = dict(row)
+    both = dict(row)
     for name, value in result.items():
         free = name
         while free in row:
             free = f"result_{free}"
-        merged[free] = value
-    return merged
+        both[free] = value
+    return both
 
 
 def _jsonl_writer(stream: TextIO) -> Callable[[Row], None]:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 # Enough for full micro-batches of each length, small enough that progress moves.
 _CHUNK = 512
 
-# A segment below this many rows joins a later one that is as large as it: an index that grows by
-# one text at a time has few segments, and each row is copied a few times at most.
+# A segment up to this many rows joins a later one that is as large as it, and below this itself: an
+# index that grows by one text at a time has few segments, each row is copied a few times at most,
+# and what is large is written once, with its graph.
 _SMALL = graph.MIN_ROWS
 
 
@@ -158,6 +159,11 @@ class _Naming:
 
     def _id(self, entry: Entry) -> Id:
         if entry.id is None:
+            if self.next_id > LARGEST_ID:
+                raise InputError(
+                    f"{entry.place}: no number is left for it after the id {LARGEST_ID}",
+                    hint="give the texts ids",
+                )
             self.next_id += 1
             return self.next_id - 1
         given = check_id(entry.id, entry.place)
@@ -244,7 +250,9 @@ def _without(store: Store, state: State, rows: Mapping[int, set[int]]) -> list[S
 
 
 def _join_small(store: Store, state: State, header: Header) -> Header:
-    """The header with its last segment joined to the small ones before it, if there are such."""
+    """The header with its last segment joined to the small ones before it, if all are small."""
+    if header.segments[-1].rows >= _SMALL:
+        return header
     segments = open_all(store.files, header, state.segments)
     first = len(segments) - 1
     rows = segments[first].rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -69,6 +69,7 @@ class MemoryFiles:
         finalize(self, _close, self._handles)
 
     def create(self, name: str) -> BinaryIO:
+        self._discard(name)  # of a change that failed
         self._handles[name] = os.memfd_create(name)
         return os.fdopen(os.dup(self._handles[name]), "wb")
 
@@ -80,6 +81,15 @@ class MemoryFiles:
 
     def check(self, name: str, data: NDArray[np.uint8], expected: File) -> None:
         """Nobody else can have changed it."""
+
+    def keep(self, names: Set[str]) -> None:
+        """Close the other files. What is mapped of them stays."""
+        for name in self._handles.keys() - names:
+            self._discard(name)
+
+    def _discard(self, name: str) -> None:
+        if name in self._handles:
+            os.close(self._handles.pop(name))
 
 
 def _close(handles: dict[str, int]) -> None:

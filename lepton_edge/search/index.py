@@ -68,6 +68,7 @@ class Index:
         """For this package: users call `build` or `open`."""
         self._store = store
         self._state = state
+        self._lock = threading.Lock()
         self._changing: int | None = None
 
     @classmethod
@@ -129,15 +130,17 @@ class Index:
         ``force`` replaces an index of that name. A folder inside a bundle is refused: the bundle's
         manifest lists each of its files. Raises `StorageError`.
         """
-        folder, state = Path(path), self._state
-        with new_index(folder, state.header, force=force) as store:
-            for segment in state.segments:
-                (store.path / segment.entry.name).mkdir()
-                for name, data in segment.data.items():
-                    with store.files(segment.entry.name).create(name) as file:
-                        file.write(data.data)
-        opened = Index.open(folder)
-        self._store, self._state = opened._store, opened._state
+        folder = Path(path)
+        with self._alone():
+            state = self._state
+            with new_index(folder, state.header, force=force) as store:
+                for segment in state.segments:
+                    (store.path / segment.entry.name).mkdir()
+                    for name, data in segment.data.items():
+                        with store.files(segment.entry.name).create(name) as file:
+                            file.write(data.data)
+            opened = Index.open(folder)
+            self._store, self._state = opened._store, opened._state
 
     def add(
         self,
@@ -280,12 +283,18 @@ class Index:
 
     @contextmanager
     def _turn(self) -> Iterator[State]:
+        with self._alone(), self._store.turn(self._state) as newest:
+            yield newest
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread changes this object meanwhile: its store and its state go together."""
         if self._changing == threading.get_ident():
             raise InputError("the texts that are being added come from a change of the same index")
-        with self._store.turn(self._state) as newest:
+        with self._lock:
             self._changing = threading.get_ident()
             try:
-                yield newest
+                yield
             finally:
                 self._changing = None
 

@@ -90,7 +90,10 @@ class Segment:
             ) from error
 
     def find(self, ids: Sequence[Id]) -> list[int | None]:
-        """The row of each id; None for one that is not here, or was removed."""
+        """The row of each id; None for one that is not here, or was removed.
+
+        Raises `SearchIndexError`.
+        """
         import numpy as np
 
         hashes = np.array([key(each) for each in ids], dtype=np.uint64)
@@ -101,9 +104,10 @@ class Segment:
         ]
 
     def hashes(self) -> NDArray[np.uint64]:
-        """The hash of each row's id, in the order of the rows."""
+        """The hash of each row's id, in the order of the rows. Raises `SearchIndexError`."""
         import numpy as np
 
+        self._check_row(int(self._hash_rows.max()))
         hashes = np.empty(self.rows, dtype=np.uint64)
         hashes[self._hash_rows] = self._hashes
         return hashes
@@ -121,10 +125,18 @@ class Segment:
             if self._hashes[place] != digest:
                 break
             row = int(self._hash_rows[place])
+            self._check_row(row)
             gone = self.is_removed(np.array([row]))[0]
             if not gone and self.document(row).id == wanted:
                 return row
         return None
+
+    def _check_row(self, row: int) -> None:
+        if row >= self.rows:
+            raise SearchIndexError(
+                f"{self.files.where(KEYS)} is damaged: it names row {row + 1:,} of {self.rows:,}",
+                hint="copy or build the index again",
+            )
 
 
 def key(document_id: Id) -> int:

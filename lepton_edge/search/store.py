@@ -22,11 +22,12 @@ from lepton_edge.errors import BundleError, SearchIndexError, StorageError
 from lepton_edge.search import header as headers
 from lepton_edge.search.files import Files, FolderFiles, MemoryFiles
 from lepton_edge.search.header import Header
-from lepton_edge.search.segment import Segment, open_all
+from lepton_edge.search.segment import Segment, files_of, open_all
 from lepton_edge.storage import is_unfinished, new_directory, new_file, storage_errors
 
 _LOCK = "lock"
 _STAGED = "staged"
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class MemoryStore:
 
     def __init__(self, header: Header) -> None:
         self._newest = State(header, ())
-        self._files: dict[str, Files] = {}
+        self._files: dict[str, MemoryFiles] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -90,6 +91,8 @@ class MemoryStore:
     def commit(self, header: Header, known: State) -> State:
         self._newest = State(header, open_all(self.files, header, known.segments))
         self._files = {segment.name: self._files[segment.name] for segment in header.segments}
+        for segment in header.segments:
+            self._files[segment.name].keep(files_of(segment).keys())
         return self._newest
 
 
@@ -100,19 +103,31 @@ class FolderStore:
         self.path = path
 
     def read(self, known: State | None = None) -> State:
-        """The newest state. Raises `SearchIndexError`."""
+        """The newest state. Raises `SearchIndexError`.
+
+        A writer may replace files, or the whole folder, while they are opened one by one: what
+        was opened, or was wrong with it, counts when the header is still the same.
+        """
         header = _read_header(self.path)
-        while True:
+        for _ in range(_TRIES):
+            problem = None
             try:
                 segments = open_all(self.files, header, known.segments if known else ())
-                return State(header, segments)
             except FileNotFoundError as error:
-                newest = _read_header(self.path)
-                if newest == header:
-                    raise SearchIndexError(
-                        f"{error.filename} is missing", hint="copy or build the index again"
-                    ) from None
-                header = newest  # a writer was faster: the files of its state are there
+                problem = SearchIndexError(
+                    f"{error.filename} is missing", hint="copy or build the index again"
+                )
+            except SearchIndexError as error:
+                problem = error
+            newest = _read_header(self.path)
+            if newest == header:
+                if problem:
+                    raise problem
+                return State(header, segments)
+            header = newest
+        raise SearchIndexError(
+            f"{self.path} was changed {_TRIES} times while it was opened", hint="open it again"
+        )
 
     @contextmanager
     def turn(self, known: State) -> Iterator[State]:
@@ -120,7 +135,9 @@ class FolderStore:
         refuse_bundles(self.path)
         _read_header(self.path)  # says what is wrong with a folder that is no index any more
         with locked(self.path):
-            yield self.read(known)
+            state = self.read(known)
+            self._sweep(state.header)  # before new files need the space
+            yield state
 
     @contextmanager
     def new_segment(self, name: str) -> Iterator[Files]:
@@ -149,8 +166,8 @@ class FolderStore:
         return state
 
     def _sweep(self, header: Header) -> None:
-        """Delete what the header does not name: replaced files, and those of a writer that was
-        killed. A reader that has them mapped keeps them."""
+        """Delete what the header does not name: replaced files, and those of a change that failed
+        or was killed. A reader that has them mapped keeps them."""
         named = {segment.name: segment.removed for segment in header.segments}
         for path in self.path.iterdir():
             segment = path.name.startswith("segment-") and path.name not in named

@@ -67,9 +67,13 @@ class SegmentWriter:
         self._append(vectors.astype(STORED[self._header.dtype]), lines, hashes)
 
     def copy(self, segment: Segment) -> None:
-        """The rows of another segment that were not removed, as they are stored there."""
+        """The rows of another segment that were not removed, as they are stored there.
+
+        Raises `SearchIndexError` where it is damaged: the copy would have a SHA-256 that is right.
+        """
         import numpy as np
 
+        segment.verify()
         hashes = segment.hashes()
         for start in range(0, segment.rows, _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, segment.rows))

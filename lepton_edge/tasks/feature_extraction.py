@@ -58,6 +58,8 @@ def similarity(a: ArrayLike | Sequence[Embedding], b: ArrayLike | Sequence[Embed
     Raises `InputError` where the dimensions differ.
     """
     left, right = _unit_rows(a), _unit_rows(b)
+    if not left.size or not right.size:
+        return left[:, :0] @ right[:, :0].T
     if left.shape[1] != right.shape[1]:
         raise InputError(
             f"embeddings of {left.shape[1]} and {right.shape[1]} dimensions cannot be compared"
@@ -74,6 +76,8 @@ def _unit_rows(rows: Any) -> NDArray[np.float32]:
         raise InputError(
             f"similarity takes two lists of embeddings of one dimension: {error}"
         ) from None
+    if matrix.shape == (0,):  # an empty list has no dimension
+        matrix = matrix.reshape(0, 0)
     if matrix.ndim != 2:
         raise InputError(f"similarity takes two lists of embeddings; got shape {matrix.shape}")
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from lepton_edge.runtime import Opened, open_artifact
 from lepton_edge.runtime.batching import DEFAULT, Limits
 from lepton_edge.runtime.model import Model
 from lepton_edge.runtime.profile import Profile, machine_key, profile_path
-from lepton_edge.storage import storage_errors
+from lepton_edge.storage import why_not_writable
 from lepton_edge.tasks import task_class
 from lepton_edge.tuning.arena import Arena
 from lepton_edge.tuning.objective import Objective
@@ -64,7 +65,7 @@ def tune(
     profile cannot be written (before anything is measured), and what `load` raises.
     """
     aim = Objective.parse(objective)
-    if not seconds > 0:
+    if not 0 < seconds < inf:
         raise InputError(f"seconds is {seconds:g}: a time above 0")
     say = (lambda step: None) if progress is None else progress
     opened = open_bundle(bundle)
@@ -110,15 +111,7 @@ def tune(
 
 def _check_writable(path: Path) -> None:
     """Raise `StorageError` now rather than after a minute."""
-    reason = "it is a folder" if path.is_dir() else None
-    try:
-        with storage_errors(path), tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except StorageError as error:
-        reason = error.message
-    except FileNotFoundError:
-        reason = "there is no such folder"
-    if reason:
+    if reason := why_not_writable(path):
         raise StorageError(
             f"the profile {path} cannot be written: {reason}",
             hint="--profile FILE keeps it elsewhere, for load(bundle, profile=Profile.read(FILE)); "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from lepton_edge import registry
+from lepton_edge.target import GIB, TARGETS, Target
+from lepton_edge.testing import write_fake_distribution
 from tests.tiny import save_tiny
 
 
@@ -25,3 +28,19 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The classifier of all tests, with one layer: the time of an export is in the layers."""
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     return save_tiny("bert", folder, num_hidden_layers=1)
+
+
+@pytest.fixture
+def crooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Installs a class of tests/builder/crooked.py as a backend, and gives a target for it."""
+
+    def install(name: str) -> str:
+        points_to = f"tests.builder.crooked:{name}"
+        write_fake_distribution(tmp_path / "plugins", backend="crooked", points_to=points_to)
+        monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
+        registry._load.cache_clear()
+        target = Target("crooked", "crooked", "CPU", "none", GIB, "for tests")
+        monkeypatch.setitem(TARGETS, "crooked", target)
+        return "crooked"
+
+    return install

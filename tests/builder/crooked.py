@@ -121,9 +121,12 @@ class WrongInEightBits(Crooked):
         quantization: Quantization | None = None,
     ) -> Compiled:
         built = super().build(graph, target, precision, options, directory, quantization)
-        controlled = quantization is not None and quantization.score is not None
-        (directory / "bent").write_text(str(precision == "int8" and not controlled))
+        (directory / "bent").write_text(str(self.bends(precision, quantization)))
         return built
+
+    def bends(self, precision: Precision, quantization: Quantization | None) -> bool:
+        controlled = quantization is not None and quantization.score is not None
+        return precision == "int8" and not controlled
 
     def load(
         self,
@@ -137,6 +140,20 @@ class WrongInEightBits(Crooked):
 
     def outputs(self, outputs: Outputs) -> Outputs:
         return {name: -array for name, array in outputs.items()}
+
+
+class NaNInEightBits(WrongInEightBits):
+    """int8 gives what is not a number, unless its accuracy is under control."""
+
+    def outputs(self, outputs: Outputs) -> Outputs:
+        return {name: array * np.float32(np.nan) for name, array in outputs.items()}
+
+
+class NaNInHalf(NaNInEightBits):
+    """Only fp32 gives numbers."""
+
+    def bends(self, precision: Precision, quantization: Quantization | None) -> bool:
+        return precision != "fp32"
 
 
 class AlwaysWrong(Crooked):

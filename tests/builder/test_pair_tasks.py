@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,26 @@ def ranker(
     save_kind(request.param, MODELS[request.param], folder, id2label={0: "LABEL_0"})
     with _build(folder, "text-ranking") as model:
         yield folder, model
+
+
+def test_a_ranker_is_calibrated_on_queries_and_documents(
+    ranker: tuple[Path, Model], tmp_path: Path
+) -> None:
+    rows = [{"query": "where is my card", "documents": [text, "a bank"]} for text in TEXTS]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = Recipe(
+        name="small",
+        source=Source(path=str(ranker[0])),
+        task="text-ranking",
+        precision="int8",
+        calibration={"data": str(data)},
+        parity={"mean_cosine": 0.9, "min_cosine": 0.9},
+    )
+    bundle = lepton_edge.build(recipe, output=tmp_path / "out")
+    calibration = bundle.manifest.artifacts[0].calibration
+    assert calibration
+    assert (calibration.texts, calibration.data) == (len(TEXTS), "pairs.jsonl")
 
 
 @pytest.mark.parametrize("query", ["where is my card", LONG])

@@ -29,11 +29,9 @@ from lepton_edge.recipe import Source, Text
 from lepton_edge.runtime.text import TextEncoder
 from lepton_edge.target import GIB, TARGETS, Target
 from lepton_edge.tasks.text_ranking import TextRanking, TextRankingConfig
-from lepton_edge.testing import word_tokenizer, write_fake_distribution
+from lepton_edge.testing import word_tokenizer
 from tests.builder.parts import TEXTS, left_behind, refused
 from tests.tiny import save_tiny
-
-CROOKED = "tests.builder.crooked"
 
 
 @pytest.fixture
@@ -56,23 +54,6 @@ def fake_target(fake_backend: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     target = Target("fake", "fake", "FAKE", "none", GIB, "for tests")
     monkeypatch.setitem(TARGETS, "fake", target)
     return "fake"
-
-
-@pytest.fixture
-def crooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Installs a class of tests/builder/crooked.py as a backend, and gives a target for it."""
-
-    def install(name: str) -> str:
-        write_fake_distribution(
-            tmp_path / "plugins", backend="crooked", points_to=f"{CROOKED}:{name}"
-        )
-        monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
-        registry._load.cache_clear()
-        target = Target("crooked", "crooked", "CPU", "none", GIB, "for tests")
-        monkeypatch.setitem(TARGETS, "crooked", target)
-        return "crooked"
-
-    return install
 
 
 def recipe_for(folder: Path, **changes: Any) -> Recipe:
@@ -127,7 +108,9 @@ def test_limits_on_texts_do_not_stop_the_gate(tiny_bert: Path, out: Path) -> Non
     assert bundle.manifest.text.max_characters == 10
 
 
-def test_rankers_of_one_number_are_compared_over_the_texts(tmp_path: Path) -> None:
+def test_rankers_of_one_number_are_compared_over_the_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The cosine of one number with another says whether both are positive, and no more."""
     file = tmp_path / "tokenizer.json"
     file.write_text(word_tokenizer(), encoding="utf-8")
@@ -151,6 +134,8 @@ def test_rankers_of_one_number_are_compared_over_the_texts(tmp_path: Path) -> No
     expected = sum(numbers) / np.sqrt(3 * np.square(numbers).sum())
     assert [other.min_cosine, other.mean_cosine] == pytest.approx([expected, expected])
     assert expected < 0.99
+    monkeypatch.setattr(parity, "_CHUNK", 1)  # however many are compared at a time
+    assert parity.measure(original, constant, encoder, task, texts) == other
 
 
 # The gate.

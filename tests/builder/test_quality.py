@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import lepton_edge
-from lepton_edge import Bundle, Recipe, registry
+from lepton_edge import Bundle, Recipe
 from lepton_edge.bundle.hashing import sha256
 from lepton_edge.errors import (
     InputError,
@@ -22,8 +22,6 @@ from lepton_edge.errors import (
     RecipeError,
 )
 from lepton_edge.recipe import Source
-from lepton_edge.target import GIB, TARGETS, Target
-from lepton_edge.testing import write_fake_distribution
 from tests.builder.parts import TEXTS, left_behind, refused
 from tests.core.parts import invoke
 
@@ -46,22 +44,6 @@ def data(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for text, result in zip(texts, model(texts), strict=True)
         ]
     return write(folder / "labelled.jsonl", rows)
-
-
-@pytest.fixture
-def crooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Installs a class of tests/builder/crooked.py as a backend, and gives a target for it."""
-
-    def install(name: str) -> str:
-        points_to = f"tests.builder.crooked:{name}"
-        write_fake_distribution(tmp_path / "plugins", backend="crooked", points_to=points_to)
-        monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
-        registry._load.cache_clear()
-        target = Target("crooked", "crooked", "CPU", "none", GIB, "for tests")
-        monkeypatch.setitem(TARGETS, "crooked", target)
-        return "crooked"
-
-    return install
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> Path:
@@ -187,6 +169,7 @@ def test_as_much_may_be_lost_as_the_recipe_allows(
         ([{"text": "my bank", "label": 7}], ":1: the model has no label 7; it has 3"),
         ([{"text": "my bank", "label": None}], ":1: the model has no label None"),
         ([{"text": 5, "label": 1}], ":1: the text is of type int"),
+        ([{"text": " ", "label": 1}], ":1: the text is empty"),
     ],
 )
 def test_a_faulty_row_is_named_before_the_slow_work(
@@ -238,6 +221,30 @@ def test_a_label_without_an_example_is_a_warning(
     file = write(tmp_path / "rows.jsonl", [{"text": "my bank", "label": 0}])
     with pytest.warns(LeptonWarning, match="rows.jsonl has no example of neutral, pos"):
         lepton_edge.build(recipe_for(tiny_bert, file, quality={"max_drop": 100}), output=out)
+
+
+def test_a_metric_that_says_nothing_is_a_warning_and_other_limits_decide(
+    tiny_bert: Path, data: Path, tmp_path: Path, out: Path, crooked: Callable[[str], str]
+) -> None:
+    """Labels that neither model ever gives: nothing is lost, whatever the compiled one says."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    labels = ["negative", "neutral", "positive"]
+    for row in rows:
+        row["label"] = labels[(labels.index(row["label"]) + 1) % 3]
+    file = write(tmp_path / "rows.jsonl", rows)
+    recipe = recipe_for(tiny_bert, file, precision="auto")
+    with pytest.warns(LeptonWarning, match=r"accuracy on .* is 0, so it says nothing"):
+        error = refused(ParityError, recipe, out, target=crooked("AlwaysWrong"))
+    assert "cosine is -" in error.message
+
+
+def test_a_precision_to_compare_with_that_fails_is_left_out(
+    tiny_bert: Path, data: Path, out: Path, crooked: Callable[[str], str]
+) -> None:
+    recipe = recipe_for(tiny_bert, data, quality={"compare": ("auto", "auto")})
+    with pytest.warns(LeptonWarning, match=r"auto is not in the quality report: .* not a number"):
+        bundle = lepton_edge.build(recipe, output=out, target=crooked("NaNInHalf"))
+    assert "quality.html" in bundle.manifest.files
 
 
 # int8
@@ -314,6 +321,8 @@ def test_int8_that_loses_too_much_is_tried_again_under_control(
     (artifact,) = bundle.manifest.artifacts
     assert artifact.quality is not None
     first, second = artifact.quality.attempts
+    assert first.score is not None
+    assert second.score is not None
     assert first.score < 0.5
     assert first.kept == ()
     assert second.score == artifact.quality.score >= 0.9
@@ -324,6 +333,32 @@ def test_int8_that_loses_too_much_is_tried_again_under_control(
     assert "Tried before, and given up" in page
     assert "left in higher precision" in page
     assert second.kept[0] in page
+
+
+def test_int8_that_gave_no_numbers_at_first_can_be_read_again(
+    tiny_bert: Path, data: Path, calibration: Path, out: Path, crooked: Callable[[str], str]
+) -> None:
+    recipe = int8(tiny_bert, data, calibration, quality={"max_drop": 10})
+    bundle = quietly(recipe, out, target=crooked("NaNInEightBits"))
+    quality = bundle.manifest.artifacts[0].quality
+    assert quality is not None
+    first, second = quality.attempts
+    assert first.score is None
+    assert second.score == quality.score >= 0.9
+
+
+def test_what_parity_alone_refuses_is_not_tried_again(
+    tiny_bert: Path, data: Path, calibration: Path, out: Path
+) -> None:
+    steps: list[str] = []
+    recipe = int8(
+        tiny_bert, data, calibration, quality={"max_drop": 100}, parity={"max_error": 1e-9}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeptonWarning)
+        error = refused(ParityError, recipe, out, progress=steps.append)
+    assert "max_error is" in error.message
+    assert not any("under control" in step for step in steps)
 
 
 def test_int8_that_cannot_be_saved_says_what_each_attempt_measured(
@@ -352,15 +387,18 @@ def test_int8_that_makes_no_numbers_is_refused(
         ([], "has no rows"),
         ([{"body": "a"}], ":1: there is no 'text'; it has body"),
         ([{"text": "a"}, {"text": 3}], ":2: text 1 is of type int"),
+        ([{"text": "a"}, {"text": ""}], ":2: the text is empty"),
     ],
 )
-def test_a_faulty_calibration_file_is_named(
+def test_a_faulty_calibration_file_is_named_before_the_slow_work(
     tiny_bert: Path, tmp_path: Path, out: Path, rows: list[dict[str, Any]], fault: str
 ) -> None:
     file = write(tmp_path / "rows.jsonl", rows)
-    error = refused(InputError, int8(tiny_bert, None, file), out)
+    steps: list[str] = []
+    error = refused(InputError, int8(tiny_bert, None, file), out, progress=steps.append)
     assert error.message.startswith(str(file))
     assert fault in error.message
+    assert steps == ["reading the model"]
 
 
 def test_a_missing_calibration_file_is_named(tiny_bert: Path, tmp_path: Path, out: Path) -> None:

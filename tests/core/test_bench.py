@@ -23,6 +23,7 @@ from lepton_edge.benchmark.startup import Start, Startup
 from lepton_edge.benchmark.statistics import extent
 from lepton_edge.bundle import Bundle
 from lepton_edge.bundle.hashing import sha256
+from lepton_edge.cli import inputs
 from lepton_edge.errors import BackendError, InputError, SourceError
 from tests.core.parts import fails, invoke, printed
 from tests.core.test_page import Reader
@@ -183,6 +184,20 @@ def test_texts_of_ones_own_are_measured_in_their_order(fake_bundle: Bundles) -> 
     ]
     assert found.settings.lengths is None
     assert found.texts == "3 texts of one's own, in their order"
+
+
+def test_tokens_are_those_of_the_texts_that_were_timed(fake_bundle: Bundles) -> None:
+    texts = ["w1 w2"] * 40 + ["w1 " * 20] * 200  # sorted by length, as a file may be
+    settings = replace(SHORT, batches=(8,), lengths=None, seconds=1e-6)  # a call a round
+    (case,) = lepton_edge.bench(fake_bundle().path, settings, texts=texts).cases
+    assert case.ours.calls == 2
+    assert case.tokens == 4.0
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(InputError, match="seconds above 0"):
+        replace(SHORT, seconds=seconds)
 
 
 def test_processors_are_pinned_meanwhile_only(fake_bundle: Bundles) -> None:
@@ -384,6 +399,34 @@ def test_a_page_that_is_there_is_kept_unless_forced(fake_bundle: Bundles, tmp_pa
     assert page.read_text() == "mine"
     assert invoke("bench", bundle, *OPTIONS, "--html", page, "--force").exit_code == 0
     assert "<!doctype html>" in page.read_text()
+
+
+def test_a_page_that_cannot_be_written_is_told_before_measuring(
+    fake_bundle: Bundles, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "page.html"
+    folder.mkdir()
+    bundle = fake_bundle().path
+    for page, why in (
+        (folder, "it is a folder"),
+        (tmp_path / "file" / "p.html", "file is in the way"),
+    ):
+        result = invoke("bench", bundle, *OPTIONS, "--html", page, "--force")
+        assert result.exit_code == 1
+        assert why in result.stderr
+        assert "1 of 2" not in result.stderr
+
+
+def test_a_long_file_of_texts_is_thinned_evenly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_MOST_TEXTS", 10)
+    file = tmp_path / "texts.jsonl"
+    for count, numbers in ((10, range(10)), (11, range(0, 11, 2)), (50, range(0, 50, 8))):
+        rows = (json.dumps({"text": f"t{number}"}) for number in range(count))
+        file.write_text("\n".join(rows))
+        assert inputs.read_texts(file, "text") == [f"t{number}" for number in numbers]
 
 
 def test_texts_come_from_a_file(fake_bundle: Bundles, tmp_path: Path) -> None:

@@ -155,6 +155,21 @@ def test_ndcg_is_one_for_the_best_order() -> None:
     assert metric.score([[0.0, 0.0]], [[ranked(0, 1)]]) == 1.0
     with pytest.raises(InputError, match="a number for each document"):
         metric.gold({"documents": ["a"], "relevance": [1, 2]})
+    for relevance in ("high", None, float("nan")):
+        with pytest.raises(InputError, match=r"'relevance' is .*, not a number"):
+            metric.gold({"documents": ["a"], "relevance": [relevance]})
+    with pytest.raises(InputError, match="any order is as good"):
+        metric.gold({"documents": ["a", "b"], "relevance": [0, 0]})
+
+
+def test_zero_shot_labels_are_those_asked_for() -> None:
+    asked = {"candidate_labels": ["Sports", "World"]}
+    metric = metric_of(task("zero-shot-classification"), None, asked)
+    assert [metric.gold({"label": each}) for each in ("World", 0)] == ["World", "Sports"]
+    with pytest.raises(InputError, match="no label 'sports'; it has 2: Sports, World") as caught:
+        metric.gold({"label": "sports"})
+    assert "candidate_labels" in str(caught.value.hint)
+    assert metric.absent(["World"]) == ["Sports"]
 
 
 def test_spearman_compares_orders() -> None:
@@ -172,8 +187,9 @@ def test_spearman_compares_orders() -> None:
     golds = [metric.gold({"score": score}) for score in (1, "2", 3, 4)]
     answers = [[Vector(c), Vector(c)] for c in (0.1, 0.2, 0.9, 0.3)]
     assert metric.score(golds, answers) == pytest.approx(0.8)
-    with pytest.raises(InputError, match="'score' is 'high', not a number"):
-        metric.gold({"score": "high"})
+    for score in ("high", "nan", float("inf"), None):
+        with pytest.raises(InputError, match=r"'score' is .*, not a number"):
+            metric.gold({"score": score})
     with pytest.raises(RecipeError, match="nothing to rank"):
         metric.score([1.0, 1.0], answers[:2])
 

@@ -218,6 +218,16 @@ def test_keywords_of_a_file_are_its_rows(bundle: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_rows_own_columns_come_out_as_they_came_in(bundle: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "w1 w2", "keywords": "gold", "note": "\\ud800"}\n')
+    result = invoke("keywords", bundle, "-i", source)
+    assert result.exit_code == 0
+    row = json.loads(result.stdout)
+    assert (row["keywords"], row["note"]) == ("gold", "\ud800")
+    assert row["result_keywords"]
+
+
 def test_stop_words_come_from_a_file(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "stop.txt").write_text("w1 w2\nÄrger\n", encoding="utf-8")
     text = "w1 w3 ärger w2"

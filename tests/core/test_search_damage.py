@@ -88,6 +88,39 @@ def test_verifying_names_the_file_with_a_changed_bit(path: Path, name: str) -> N
     assert str(path / SEGMENT / name) in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["vectors", "documents.jsonl", "offsets.u64", "keys"])
+@pytest.mark.parametrize("change", ["join", "compact"])
+def test_what_is_damaged_is_not_copied(model: Model, path: Path, name: str, change: str) -> None:
+    """The copy would have a SHA-256 of its own, and be right ever after."""
+    index = Index.open(path)
+    index.remove([0])
+    flip_byte(path / SEGMENT / name)
+    before = (path / "index.json").read_bytes()
+    more = [f"w{n}" for n in range(40)]
+    with pytest.raises(SearchIndexError, match="has SHA-256") as caught:
+        index.compact() if change == "compact" else index.add(model, more)
+    assert str(path / SEGMENT / name) in caught.value.message
+    assert (path / "index.json").read_bytes() == before
+
+
+def test_a_key_of_a_row_that_is_not_there_is_named(model: Model, path: Path) -> None:
+    file = path / SEGMENT / "keys"
+    data = file.read_bytes()
+    file.write_bytes(data[: 30 * 8] + b"\xff\xff\0\0" * 30)
+    index = Index.open(path)
+    for use in (
+        lambda: index.remove([3]),
+        lambda: index.add(model, ["w1"], [3]),
+        lambda: 3 in index,
+        index._state.segments[0].hashes,
+    ):
+        with pytest.raises(
+            SearchIndexError, match="is damaged: it names row 65,536 of 30"
+        ) as caught:
+            use()
+        assert str(file) in caught.value.message
+
+
 def test_a_damaged_text_is_named_with_its_line(model: Model, path: Path) -> None:
     file = path / SEGMENT / "documents.jsonl"
     file.write_bytes(file.read_bytes().replace(b'"text": "w3"', b'"text"; "w3"'))

@@ -19,6 +19,7 @@ import pytest
 from lepton_edge import Index, Model, load, pack, unpack
 from lepton_edge.bundle import Bundle
 from lepton_edge.errors import InputError, SearchIndexError, StorageError
+from lepton_edge.search import store
 from lepton_edge.search.index import beside, find
 from lepton_edge.search.store import locked
 from tests.core.disks import run_on_disk, unprivileged_folder
@@ -106,6 +107,55 @@ def test_what_is_in_memory_leaves_no_open_files(model: Model) -> None:
         build()
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_was_removed_in_memory_leaves_no_open_files(model: Model) -> None:
+    index = Index.build(model, TEXTS)
+    index.remove([0])
+    before = len(os.listdir("/proc/self/fd"))
+    for n in range(1, 20):
+        old = index.query(model, TEXTS, 30)
+        index.remove([n])
+        assert index.query(model, TEXTS, 30) != old
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+    index.verify()
+
+
+def test_saving_waits_for_a_change_of_another_thread(model: Model, tmp_path: Path) -> None:
+    index = Index.build(model, TEXTS)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def feed() -> Iterator[str]:
+        begun.set()
+        assert go_on.wait(60)
+        yield "w70"
+
+    adding = threading.Thread(target=lambda: index.add(model, feed()))
+    saving = threading.Thread(target=lambda: index.save(tmp_path / "saved"))
+    adding.start()
+    assert begun.wait(60)
+    saving.start()
+    saving.join(0.3)
+    go_on.set()
+    adding.join(60)
+    saving.join(60)
+    assert index.path == tmp_path / "saved"
+    assert texts(index) == texts(Index.open(tmp_path / "saved")) == sorted([*TEXTS, "w70"])
+    index.remove([30])
+    assert texts(Index.open(tmp_path / "saved")) == sorted(TEXTS)
+
+
+def test_texts_that_save_the_index_they_are_added_to_are_refused(model: Model, path: Path) -> None:
+    index = Index.open(path)
+
+    def feed() -> Iterator[str]:
+        yield "w1"
+        index.save(path.with_name("other"))
+
+    with pytest.raises(InputError, match="come from a change of the same index"):
+        index.add(model, feed())
+    assert index.add(model, ["w1"]) == [30]
 
 
 def test_force_replaces_no_folder_that_is_not_an_index(model: Model, tmp_path: Path) -> None:
@@ -283,6 +333,40 @@ def test_a_writer_that_waited_for_a_replaced_index_sees_the_new_one(
     assert len(Index.open(path.with_name("old"))) == 30
 
 
+@pytest.mark.parametrize("replacement", [TEXTS[::-1], TEXTS[:20]], ids=["same size", "other size"])
+def test_an_index_that_is_replaced_while_it_is_opened_is_never_half_of_each(
+    model: Model, path: Path, monkeypatch: pytest.MonkeyPatch, replacement: list[str]
+) -> None:
+    """Between its header and its files: another process may be there at any time."""
+    real, left = store.open_all, [path]
+
+    def open_all(*arguments: Any) -> Any:
+        if left:
+            Index.build(model, replacement, path=left.pop(), force=True)
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "open_all", open_all)
+    index = Index.open(path)
+    index.verify()
+    assert texts(index) == sorted(replacement)
+    assert index.query(model, "w3", 1)[0].id == replacement.index("w3")
+
+
+def test_opening_an_index_that_never_rests_ends(
+    model: Model, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, file, generation = store.open_all, path / "index.json", iter(range(9, 9999))
+
+    def open_all(*arguments: Any) -> Any:
+        header = json.loads(file.read_text()) | {"generation": next(generation)}
+        file.write_text(json.dumps(header))
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "open_all", open_all)
+    with pytest.raises(SearchIndexError, match="was changed 100 times while it was opened"):
+        Index.open(path)
+
+
 # A kill at any point.
 
 
@@ -382,6 +466,33 @@ def test_a_full_disk_leaves_the_index_as_it_was(
     assert output[1:3] == ["50 set()", "[50]"]
     assert "the disk is full" in output[3]
     assert output[4] == "['i']"
+
+
+def test_a_change_that_failed_leaves_its_space_to_the_next(
+    model: Model, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its very end, where all of the segment is there already."""
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise StorageError("the disk is full")
+
+    def files() -> set[Path]:
+        return {*path.rglob("*")} - {path / "lock"}
+
+    index, before, seen = Index.open(path), files(), []
+
+    def feed() -> Iterator[str]:
+        seen.append(files())
+        yield "w2"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "new_file", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            index.add(model, ["w1"], [3], replace=True)
+    assert {file.name for file in files() - before} >= {"segment-000002", "removed-2.u32"}
+    assert index.add(model, feed()) == [30]
+    assert seen == [before]
+    assert texts(Index.open(path)) == sorted([*TEXTS, "w2"])
 
 
 def test_an_index_that_may_only_be_read_answers_and_is_not_changed(

@@ -138,6 +138,16 @@ def test_numbers_go_on_after_those_that_were_given(model: Model) -> None:
     assert index.add(model, ["w6"]) == [13], "a number is not given twice"
 
 
+def test_after_the_largest_number_ids_are_to_be_given(model: Model, tmp_path: Path) -> None:
+    Index.build(model, ["w1"], [2**63 - 1], path=tmp_path / "i")
+    for index in (Index.open(tmp_path / "i"), Index.build(model, ["w1"], [2**63 - 1])):
+        with pytest.raises(InputError, match="text 1: no number is left") as caught:
+            index.add(model, ["w2"])
+        assert "give the texts ids" in str(caught.value.hint)
+        assert index.add(model, ["w3"], ["a"]) == ["a"]
+        assert texts(index) == ["w1", "w3"]
+
+
 def test_an_id_is_given_once(model: Model, index: Index) -> None:
     with pytest.raises(InputError, match="text 3: the id 'a' is given twice"):
         index.add(model, ["w1", "w2", "w3"], ["a", "b", "a"])
@@ -377,6 +387,21 @@ def test_a_large_segment_is_not_written_again(
     kept = {file: file.stat().st_mtime_ns for file in first.iterdir() if "removed" not in file.name}
     assert kept == before
     assert [segment.rows for segment in index.header.segments] == [40, 30, 30, 30]
+
+
+def test_what_is_large_does_not_wait_for_small_ones_to_join(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its vectors, and its graph where it has one, would be written twice."""
+    monkeypatch.setattr(changes, "_SMALL", 20)
+    for path in (None, tmp_path / "i"):
+        index = Index.build(model, TEXTS[:10], path=path)
+        index.add(model, TEXTS[10:])
+        assert [segment.rows for segment in index.header.segments] == [10, 30]
+        assert index.header.next_segment == 3, "as many as were added were written"
+        index.add(model, ["w1"] * 5)
+        index.add(model, ["w2"] * 6)
+        assert [segment.rows for segment in index.header.segments] == [10, 30, 11]
 
 
 def test_compacting_gives_the_space_back(model: Model, tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_similarity_has_a_row_for_each_of_the_first_list() -> None:
     np.testing.assert_array_equal(found, [[1, 0], [0, 1], [-1, 0]])
 
 
+def test_an_empty_list_is_similar_to_nothing() -> None:
+    some = [_embedding(1, 0), _embedding(0, 1)]
+    assert similarity([], some).shape == (0, 2)
+    assert similarity(some, []).shape == (2, 0)
+    assert similarity([], []).dtype == np.float32
+
+
 def test_two_embeddings_have_one_similarity() -> None:
     found = _embedding(1, 1).similarity(_embedding(1, 0))
     assert isinstance(found, float)

@@ -592,7 +592,7 @@ def test_objectives_are_read_and_written(text: str, expected: Objective) -> None
     assert Objective.parse(str(expected)) == expected
 
 
-@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")])
 def test_no_time_is_an_error(script: Script, bundle: Bundle, seconds: float) -> None:
     with pytest.raises(InputError, match="seconds is "):
         tune(script, bundle, seconds=seconds)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge.backend import Session
 from lepton_edge.builder.quality.metrics import Metric, metric_of
-from lepton_edge.builder.quality.rows import read_data
+from lepton_edge.builder.quality.rows import read_data, refuse_blank
 from lepton_edge.bundle.hashing import sha256
-from lepton_edge.errors import InputError
+from lepton_edge.errors import InputError, QualityError
 from lepton_edge.runtime.model import Model
 
 if TYPE_CHECKING:
@@ -93,20 +94,23 @@ def read_examples(task: Task[Any, Any], recipe: Limits) -> Examples | None:
     Raises `InputError` naming the file and line, and `RecipeError` for a metric that the task does
     not have.
     """
-    metric = metric_of(task, recipe.metric)
+    metric = metric_of(task, recipe.metric, recipe.parameters)
     if recipe.data is None:
         return None
     file = Path(recipe.data)
+    parameters = {**recipe.parameters, **metric.parameters}
+    task.parameters(parameters)  # refused now rather than after the slow work
     inputs, golds = [], []
     for place, row in read_data(file, metric.columns, recipe.columns, recipe.samples):
         try:
             golds.append(metric.gold(row))
-            inputs.append(tuple(task.read_input(each, 1) for each in metric.inputs(row)))
+            asked = metric.inputs(row)
+            for each in asked:
+                refuse_blank(each)
+            inputs.append(tuple(task.read_input(each, 1) for each in asked))
         except InputError as error:
             message = error.message.replace("text 1", "the text", 1)
             raise InputError(f"{place}: {message}", hint=error.hint) from None
-    parameters = {**recipe.parameters, **metric.parameters}
-    task.parameters(parameters)  # refused now rather than after the slow work
     return Examples(file, sha256(file), metric, tuple(inputs), tuple(golds), parameters)
 
 
@@ -128,6 +132,17 @@ class Judge:
         self.examples = examples
         self.max_drop = max_drop
         self.original = self.score(original)
+        if not isfinite(self.original.value):
+            raise QualityError(
+                f"the original's {examples.metric.name} on {examples.file} is not a number: "
+                "its answers do not differ",
+                hint="is this the right model? its weights may be damaged",
+            )
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the metric can tell: where the original gets nothing right, nothing is lost."""
+        return self.original.value != 0
 
     @property
     def at_least(self) -> float:

@@ -10,6 +10,7 @@ import string
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,8 +36,10 @@ class Metric(ABC):
     """One line for the reference."""
     parameters: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, task: Task[Any, Any]) -> None:
+    def __init__(self, task: Task[Any, Any], asked: Mapping[str, Any] | None) -> None:
+        """``asked`` are the recipe's parameters."""
         self.task = task
+        self.asked = asked or {}
 
     @abstractmethod
     def inputs(self, row: Row) -> list[Any]:
@@ -66,6 +69,16 @@ class Metric(ABC):
 class _Labelled(Metric):
     """Of tasks whose inputs are the row's own fields, and whose labels are the model's."""
 
+    naming: ClassVar[str] = (
+        "name them as the data does, in the order of the outputs: task_options: {labels: [...]}"
+    )
+    """What to do where data and model name labels differently."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        known: tuple[str, ...] = self.task.config.labels
+        return known
+
     def inputs(self, row: Row) -> list[Any]:
         values = {field: row[field] for field in self.task.fields}
         return [next(iter(values.values())) if len(values) == 1 else values]
@@ -75,7 +88,7 @@ class _Labelled(Metric):
 
         Raises `InputError` for a label that the model does not have.
         """
-        labels: tuple[str, ...] = self.task.config.labels
+        labels = self.labels
         if isinstance(value, str) and value in labels:
             return value
         number = int(value) if isinstance(value, str) and value.isdecimal() else value
@@ -83,9 +96,7 @@ class _Labelled(Metric):
             return labels[number]
         known = ", ".join(labels[:8]) + (", …" if len(labels) > 8 else "")
         raise InputError(
-            f"the model has no label {value!r}; it has {len(labels)}: {known}",
-            hint="name them as the data does, in the order of the outputs: "
-            "task_options: {labels: [...]}",
+            f"the model has no label {value!r}; it has {len(labels)}: {known}", hint=self.naming
         )
 
 
@@ -105,7 +116,7 @@ class Accuracy(_Labelled):
         return bool(gold == answers[0].label)
 
     def absent(self, golds: Sequence[str]) -> list[str]:
-        return [label for label in self.task.config.labels if label not in set(golds)]
+        return [label for label in self.labels if label not in set(golds)]
 
 
 class LabelF1(_Labelled):
@@ -150,6 +161,8 @@ class EntityF1(_Labelled):
         listed = isinstance(words, list) and isinstance(tags, list)
         if not listed or len(words) != len(tags) or not words:
             raise InputError("'tokens' and 'tags' are not two lists of one length")
+        if not all(isinstance(word, str) for word in words):
+            raise InputError("'tokens' is not a list of words")
         starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])]).tolist()
         return starts, spans([self.label(tag) for tag in tags])
 
@@ -220,19 +233,14 @@ class ExactMatch(SpanF1):
         return float(any(_plain_words(each) == _plain_words(answer) for each in gold))
 
 
-class ZeroShotAccuracy(_Labelled):
-    name = "accuracy"
-    columns = ("text", "label")
+class ZeroShotAccuracy(Accuracy):
     about = "share of texts given their label; `parameters: {candidate_labels: [...]}` lists them"
+    parameters: ClassVar[Mapping[str, Any]] = {}
+    naming = "name them as the data does: quality: {parameters: {candidate_labels: [...]}}"
 
-    def gold(self, row: Row) -> str:
-        return str(row["label"])
-
-    def score(self, golds: Sequence[str], answers: Sequence[Sequence[Any]]) -> float:
-        return float(np.mean([gold == given.label for gold, (given,) in _pairs(golds, answers)]))
-
-    def right(self, gold: str, answers: Sequence[Any]) -> bool:
-        return bool(gold == answers[0].label)
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.asked["candidate_labels"])
 
 
 class Ndcg(_Labelled):
@@ -247,7 +255,12 @@ class Ndcg(_Labelled):
         listed = isinstance(relevance, list) and isinstance(documents, list)
         if not listed or len(relevance) != len(documents):
             raise InputError("'relevance' is not a list with a number for each document")
-        return [float(each) for each in relevance]
+        gains = [_number(each, "relevance") for each in relevance]
+        if not any(each > 0 for each in gains):
+            raise InputError(
+                "no document is relevant: any order is as good", hint="leave the row out"
+            )
+        return gains
 
     def score(self, golds: Sequence[list[float]], answers: Sequence[Sequence[Any]]) -> float:
         return float(np.mean([self._one(gold, given) for gold, (given,) in _pairs(golds, answers)]))
@@ -288,10 +301,7 @@ class Spearman(_Labelled):
         return [row["a"], row["b"]]
 
     def gold(self, row: Row) -> float:
-        try:
-            return float(row["score"])
-        except (TypeError, ValueError):
-            raise InputError(f"'score' is {row['score']!r}, not a number") from None
+        return _number(row["score"], "score")
 
     def score(self, golds: Sequence[float], answers: Sequence[Sequence[Any]]) -> float:
         from scipy.stats import spearmanr
@@ -312,18 +322,21 @@ METRICS: dict[str, tuple[type[Metric], ...]] = {
 }
 
 
-def metric_of(task: Task[Any, Any], name: str | None) -> Metric:
-    """The task's metric of that name, or its first one that fits the model.
+def metric_of(
+    task: Task[Any, Any], name: str | None, asked: Mapping[str, Any] | None = None
+) -> Metric:
+    """The task's metric of that name, or its first one that fits the model. ``asked`` are the
+    recipe's parameters.
 
     Raises `RecipeError` for a metric that the task does not have.
     """
     known = METRICS.get(task.name, ())
     if name is None:
         multi_label = getattr(task.config, "multi_label", False)
-        return known[1 if multi_label else 0](task)
+        return known[1 if multi_label else 0](task, asked)
     for metric in known:
         if metric.name == name:
-            return metric(task)
+            return metric(task, asked)
     raise RecipeError(
         f"{task.name} has no metric {name!r}; it has {', '.join(each.name for each in known)}",
         hint="see quality.metric in the recipe",
@@ -352,6 +365,16 @@ def f1(pairs: Sequence[tuple[Any, Any]]) -> float:
     equal = sum(len(expected & found) for expected, found in pairs)
     total = sum(len(expected) + len(found) for expected, found in pairs)
     return 2 * equal / total if total else 1.0
+
+
+def _number(value: object, column: str) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]  # that is what is tried
+    except (TypeError, ValueError):
+        number = nan
+    if not isfinite(number):
+        raise InputError(f"{column!r} is {value!r}, not a number")
+    return number
 
 
 def _pairs(golds: Sequence[Any], answers: Sequence[Sequence[Any]]) -> Any:

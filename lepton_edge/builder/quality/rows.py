@@ -39,6 +39,14 @@ def read_data(
     return rows
 
 
+def refuse_blank(given: Any) -> None:
+    """Raise `InputError` for an empty text, without naming the place."""
+    texts = given.items() if isinstance(given, Mapping) else [("the text", given)]
+    for name, text in texts:
+        if isinstance(text, str) and not text.strip():
+            raise InputError(f"{name} is empty", hint="leave the row out")
+
+
 def text_of(value: Any) -> Any:
     """A field's value as the task takes it: words of a text in a list become the text."""
     if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
