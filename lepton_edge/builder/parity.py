@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from lepton_edge.runtime.text import TextEncoder, Tokens
     from lepton_edge.tasks.base import Task
 
+# Sequences in a padded batch, and whose outputs are kept at one time: over a large vocabulary each
+# has many megabytes.
 _ROWS = 8
-_CHUNK = 32  # sequences whose outputs are kept at one time
 
 _Outputs = dict[str, Any]  # one sequence's outputs, by name, float32
 
@@ -83,8 +84,8 @@ def compare(
     """
     compared: list[Compared] = []
     numbers: list[tuple[float, float]] = []
-    for start in range(0, len(sequences), _CHUNK):
-        chunk = sequences[start : start + _CHUNK]
+    for start in range(0, len(sequences), _ROWS):
+        chunk = sequences[start : start + _ROWS]
         expected = _original_outputs(original, session, encoder, chunk)
         found = _compiled_outputs(session, encoder, task, chunk)
         for a, b in zip(found, expected, strict=True):

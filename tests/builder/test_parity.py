@@ -134,7 +134,7 @@ def test_rankers_of_one_number_are_compared_over_the_texts(
     expected = sum(numbers) / np.sqrt(3 * np.square(numbers).sum())
     assert [other.min_cosine, other.mean_cosine] == pytest.approx([expected, expected])
     assert expected < 0.99
-    monkeypatch.setattr(parity, "_CHUNK", 1)  # however many are compared at a time
+    monkeypatch.setattr(parity, "_ROWS", 1)  # however many are compared at a time
     assert parity.measure(original, constant, encoder, task, texts) == other
 
 

@@ -223,6 +223,7 @@ def test_a_label_without_an_example_is_a_warning(
         lepton_edge.build(recipe_for(tiny_bert, file, quality={"max_drop": 100}), output=out)
 
 
+@pytest.mark.filterwarnings("ignore:.*has no example of")
 def test_a_metric_that_says_nothing_is_a_warning_and_other_limits_decide(
     tiny_bert: Path, data: Path, tmp_path: Path, out: Path, crooked: Callable[[str], str]
 ) -> None:
@@ -238,6 +239,7 @@ def test_a_metric_that_says_nothing_is_a_warning_and_other_limits_decide(
     assert "cosine is -" in error.message
 
 
+@pytest.mark.filterwarnings("ignore:.*has no example of")
 def test_a_precision_to_compare_with_that_fails_is_left_out(
     tiny_bert: Path, data: Path, out: Path, crooked: Callable[[str], str]
 ) -> None:

@@ -194,7 +194,8 @@ def _attempts(judge: Judge, made: Made) -> Markup:
             folded(f"{len(kept)} operations left in higher precision", bullets(map(code, kept)))
         )
     if not parts:
-        return notice("good", f"The first attempt was within {judge.max_drop:g} points.")
+        points = "1 point" if judge.max_drop == 1 else f"{judge.max_drop:g} points"
+        return notice("good", f"The first attempt was within {points}.")
     return notice("warning", *parts)
 
 
