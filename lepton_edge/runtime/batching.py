@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import TensorSpec
+
+_OUTPUT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -19,9 +25,12 @@ class Limits:
     step: int = 8
     """Lengths are padded up to a multiple: every new shape costs the backend a preparation."""
 
-    def under(self, tokens: int | None) -> Limits:
-        """These limits, with no more tokens than that."""
-        return self if tokens is None else replace(self, tokens=min(self.tokens, tokens))
+    def under(self, outputs: Sequence[TensorSpec]) -> Limits:
+        """These limits, with no more tokens than give 64 MiB in a float32 output over tokens: of a
+        vocabulary of 30,000 that is 549."""
+        sizes = [spec.shape[2] for spec in outputs if len(spec.shape) == 3]
+        widest = max((size for size in sizes if isinstance(size, int)), default=1)
+        return replace(self, tokens=min(self.tokens, max(_OUTPUT_BYTES // (4 * widest), 1)))
 
 
 DEFAULT = Limits()

@@ -48,7 +48,7 @@ class Model:
         self.encoder = encoder
         self.task = task
         self.profile = profile
-        self._limits = limits.under(task.batch_tokens)
+        self._limits = limits.under(session.outputs)
         self._pad = takes_padding(session.inputs)
         self._closing = False  # takes no more submitted work
         self._closed = False

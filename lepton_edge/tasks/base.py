@@ -64,8 +64,6 @@ class Task(ABC, Generic[I, R_co]):
     name: ClassVar[str]
     outputs: ClassVar[Mapping[str, Dimensions]]
     fields: ClassVar[tuple[str, ...]] = ("text",)
-    batch_tokens: ClassVar[int | None] = None
-    """The most padded tokens of a micro-batch, where the outputs are large for each."""
     warm_up: ClassVar[bool] = False
     Options: ClassVar[type]
     Config: ClassVar[type]

@@ -127,7 +127,6 @@ class FillMask(Task[str, FilledMasks]):
 
     name: ClassVar[str] = "fill-mask"
     outputs: ClassVar[Mapping[str, Dimensions]] = {"logits": ("batch", "length", "size")}
-    batch_tokens: ClassVar[int | None] = 512  # of a vocabulary of 30,000: 60 MB of logits
     Options = FillMaskOptions
     Config = FillMaskConfig
     Parameters = FillMaskParameters

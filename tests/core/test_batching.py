@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lepton_edge.backend import TensorSpec
 from lepton_edge.runtime.batching import Limits, plan
 
 LENGTHS = st.lists(st.integers(0, 80), max_size=120)
@@ -30,6 +31,25 @@ def test_batches_stay_within_the_limits(lengths: list[int], limits: Limits, pad:
     for batch in plan(lengths, 80, limits, pad=pad):
         assert len(batch.rows) <= limits.rows
         assert len(batch.rows) * batch.length <= limits.tokens or len(batch.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens"),
+    [
+        (("batch", "length", 30_522), 549),
+        (("batch", "length", 250_002), 67),
+        (("batch", "length", 9), 4096),
+        (("batch", "length"), 4096),
+        (("batch", 77), 4096),
+        (("batch", "length", 10**9), 1),
+    ],
+)
+def test_outputs_over_a_vocabulary_leave_room_for_fewer_tokens(
+    shape: tuple[int | str, ...], tokens: int
+) -> None:
+    small = TensorSpec("b", "float32", ("batch", "length", 2))
+    limits = Limits().under([TensorSpec("a", "float32", shape), small])
+    assert limits == Limits(tokens=tokens)
 
 
 @settings(deadline=None, max_examples=200)
