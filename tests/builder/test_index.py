@@ -63,6 +63,24 @@ def test_an_index_needs_embeddings(tiny_bert: Path, data: Path, tmp_path: Path) 
     assert "its task is text-classification" in error.message
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("docs.txt", "my card", "docs.txt"),
+        ("docs.jsonl", '{"body": "my card"}', "docs.jsonl:1: there is no 'text'; it has body"),
+    ],
+)
+def test_an_index_of_a_file_that_has_no_texts_is_refused_before_the_slow_work(
+    tiny_bert: Path, tmp_path: Path, name: str, text: str, fault: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    steps: list[str] = []
+    recipe = recipe_for(tiny_bert, tmp_path / name)
+    error = refused(InputError, recipe, tmp_path / "out", progress=steps.append)
+    assert fault in error.message
+    assert steps == ["reading the model"]
+
+
 def test_an_index_of_a_missing_file_is_refused_before_the_slow_work(
     tiny_bert: Path, tmp_path: Path
 ) -> None:
