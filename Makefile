@@ -22,7 +22,7 @@ demo: install ## Build the demo model for intel-cpu and ask it three questions
 		"how do I change my PIN?"
 
 test: dev ## Run the whole test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: dev ## Check style and types
 	$(BIN)/ruff check .
