@@ -35,10 +35,10 @@ docs: dev ## Write the reference pages again from the schemas
 bench: dev ## Measure speed and size beside others (minutes; a quiet machine helps)
 	$(BIN)/python -m tests.benchmarks
 
-precisions: dev ## Measure the real models at each precision (half an hour; needs ../shared)
+precisions: dev ## Measure the real models at each precision (a quarter of an hour; needs ../shared)
 	$(BIN)/python -m tests.benchmarks.precisions
 
-gains: dev ## Measure what tuning and the model cache gain (needs ../shared)
+gains: dev ## Measure what tuning and the model cache gain (minutes; needs ../shared)
 	$(BIN)/python -m tests.benchmarks.gains
 
 install: $(VENV)/installed

@@ -16,8 +16,9 @@ from lepton_edge import registry
 from lepton_edge.bundle import Bundle
 from lepton_edge.testing import write_fake_bundle, write_fake_distribution
 
-# Beside other workers each has one thread for torch's products: threads that wait for each other
-# on processors that others use took a third of the suite's time. Before torch is imported.
+# Beside other workers each has one thread for torch's products: with threads that wait for each
+# other on processors that others use, int8 of the real models took more than twice as long. Before
+# torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

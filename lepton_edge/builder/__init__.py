@@ -71,7 +71,7 @@ def build(  # noqa: PLR0913  (keywords all but one)
     refuse_output(final, force)
 
     from lepton_edge.builder.artifact import Workshop
-    from lepton_edge.builder.calibration import check_calibration
+    from lepton_edge.builder.calibration import read_calibration
     from lepton_edge.builder.index import add_index, check_index
     from lepton_edge.builder.plan import Plan
     from lepton_edge.builder.quality import read_examples
@@ -80,8 +80,8 @@ def build(  # noqa: PLR0913  (keywords all but one)
     say("reading the model")
     plan = Plan.of(recipe, _load(source, recipe, trust_remote_code))
     examples = read_examples(plan.task, recipe.quality)
-    if recipe.precision == "int8":
-        check_calibration(plan.task, recipe.calibration)
+    precisions = (recipe.precision, *(recipe.quality.compare if examples else ()))
+    calibration = read_calibration(plan.task, recipe.calibration) if "int8" in precisions else None
     if recipe.index:
         check_index(plan)
     with new_directory(final, replace=force) as work, tempfile.TemporaryDirectory() as scratch:
@@ -91,9 +91,9 @@ def build(  # noqa: PLR0913  (keywords all but one)
         graph = plan.loaded.original.graph(plan.task.name, plan.task.config, Path(scratch))
         judge = _judge(plan, graph, examples, work, created, say) if examples else None
         made = [
-            Workshop(plan, graph, wanted, backends[wanted.name], work, judge, say).make(
-                Path(scratch)
-            )
+            Workshop(
+                plan, graph, wanted, backends[wanted.name], work, judge, calibration, say
+            ).make(Path(scratch))
             for wanted in targets
         ]
         if judge:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from lepton_edge.backend import Backend, Compiled, Graph, Precision, Quantization, Session
 from lepton_edge.builder import parity
-from lepton_edge.builder.calibration import read_calibration
 from lepton_edge.builder.quality import Judge, Scored, drop
 from lepton_edge.builder.sentences import SENTENCES
 from lepton_edge.bundle import describe_files
 from lepton_edge.bundle.hashing import digest_of
-from lepton_edge.bundle.manifest import Artifact, Attempt, Calibration, Parity, Quality
+from lepton_edge.bundle.manifest import Artifact, Attempt, Parity, Quality
 from lepton_edge.errors import (
     BackendError,
     BuildError,
@@ -29,6 +28,7 @@ from lepton_edge.errors import (
 )
 
 if TYPE_CHECKING:
+    from lepton_edge.builder.calibration import CalibrationInputs
     from lepton_edge.builder.plan import Plan
     from lepton_edge.runtime.text import TextEncoder
     from lepton_edge.target import Target
@@ -86,6 +86,7 @@ class Workshop:
         backend: Backend,
         work: Path,
         judge: Judge | None,
+        calibration: CalibrationInputs | None,
         say: Progress,
     ) -> None:
         self._plan = plan
@@ -96,8 +97,8 @@ class Workshop:
         self._judge = judge
         self._say = say
         self._encoder: TextEncoder = plan.encoder(work)
+        self._calibration = calibration
         self._quantization: Quantization | None = None
-        self._calibration: Calibration | None = None
 
     def make(self, scratch: Path) -> Made:
         """Compile at the recipe's precision and prove it; where int8 loses too much, again with
@@ -127,7 +128,7 @@ class Workshop:
             digest_of(describe_files(self._work, name)),
             chosen.compiled,
             parity.rounded(chosen.parity),
-            self._calibration if recipe.precision == "int8" else None,
+            self._calibration.about if self._calibration and recipe.precision == "int8" else None,
             self._quality(attempts),
         )
         return Made(artifact, tuple(attempts), others)
@@ -189,12 +190,11 @@ class Workshop:
         quantization = None
         if precision == "int8":
             quantization = self._calibrated()
-            if controlled:
-                assert self._judge is not None
+            if controlled and (judge := self._judge):
                 quantization = replace(
                     quantization,
-                    score=lambda session, count: self._judge.score(session, count).value,  # type: ignore[union-attr]
-                    at_least=self._judge.at_least,
+                    score=lambda session, count: judge.score(session, count).value,
+                    at_least=judge.at_least,
                 )
         return self._backend.build(
             self._graph, self._target, precision, options, directory, quantization
@@ -202,13 +202,8 @@ class Workshop:
 
     def _calibrated(self) -> Quantization:
         if self._quantization is None:
-            self._say("reading the calibration data")
-            feeds, self._calibration = read_calibration(
-                self._plan.task,
-                self._plan.recipe.calibration,
-                self._encoder,
-                self._graph.inputs,
-            )
+            assert self._calibration, "read where int8 is made"
+            feeds = self._calibration.feeds(self._plan.task, self._encoder, self._graph.inputs)
             self._quantization = Quantization(feeds, say=self._say)
         return self._quantization
 

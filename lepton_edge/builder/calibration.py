@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,51 +22,53 @@ if TYPE_CHECKING:
     from lepton_edge.tasks.base import Task
 
 
-def read_calibration(
-    task: Task[Any, Any], recipe: Section, encoder: TextEncoder, specs: Sequence[TensorSpec]
-) -> tuple[list[Tensors], Calibration]:
-    """The inputs to calibrate with, each sequence alone, and what they are for the manifest.
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """The task's inputs to calibrate with, read once for every target; ``about`` is what the
+    manifest says of them."""
 
-    Without data they are the built-in sentences, with a `LeptonWarning`. Raises `InputError` naming
-    the file and line.
+    inputs: tuple[Any, ...]
+    parameters: Any
+    samples: int
+    about: Calibration
+
+    def feeds(
+        self, task: Task[Any, Any], encoder: TextEncoder, specs: Sequence[TensorSpec]
+    ) -> list[Tensors]:
+        """Each sequence alone; ``samples`` of them at most, spread evenly: an input can have many,
+        one for each label, or window of a long text."""
+        groups = task.tokenize(self.inputs, encoder, self.parameters, 1)
+        sequences = [tokens for group in groups for tokens in group]
+        if len(sequences) > self.samples:
+            sequences = [sequences[i * len(sequences) // self.samples] for i in range(self.samples)]
+        return [
+            encoder.feeds(sequences, Batch((row,), len(tokens)), specs)
+            for row, tokens in enumerate(sequences)
+        ]
+
+
+def read_calibration(task: Task[Any, Any], recipe: Section) -> CalibrationInputs:
+    """What the recipe names; without data the built-in sentences, with a `LeptonWarning`.
+
+    Raises `InputError` naming the file and line.
     """
     if recipe.data is None:
         warnings.warn(
             f"int8 is calibrated on {len(SENTENCES)} built-in sentences, which are not like your "
             "texts; name some of yours in the recipe: calibration: {data: texts.jsonl}",
             LeptonWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         inputs, parameters = task.examples(SENTENCES)
         about = Calibration(len(SENTENCES), None, None)
-    else:
-        file = Path(recipe.data)
-        inputs = _inputs(task, file, recipe)
-        parameters = (
-            task.parameters(recipe.parameters) if recipe.parameters else task.examples(["a"])[1]
-        )
-        about = Calibration(len(inputs), file.name, sha256(file))
-    groups = task.tokenize(inputs, encoder, parameters, 1)
-    sequences = [tokens for group in groups for tokens in group]
-    # An input can have many sequences: one for each label, or window of a long text.
-    if len(sequences) > recipe.samples:
-        sequences = [sequences[i * len(sequences) // recipe.samples] for i in range(recipe.samples)]
-    feeds: list[Tensors] = [
-        encoder.feeds(sequences, Batch((row,), len(tokens)), specs)
-        for row, tokens in enumerate(sequences)
-    ]
-    return feeds, about
-
-
-def check_calibration(task: Task[Any, Any], recipe: Section) -> None:
-    """Refuse, before anything slow, data that `read_calibration` could not use.
-
-    Raises `InputError` naming the file and line.
-    """
-    if recipe.data is not None:
-        _inputs(task, Path(recipe.data), recipe)
-        if recipe.parameters:
-            task.parameters(recipe.parameters)
+        return CalibrationInputs(tuple(inputs), parameters, recipe.samples, about)
+    file = Path(recipe.data)
+    inputs = _inputs(task, file, recipe)
+    parameters = (
+        task.parameters(recipe.parameters) if recipe.parameters else task.examples(["a"])[1]
+    )
+    about = Calibration(len(inputs), file.name, sha256(file))
+    return CalibrationInputs(tuple(inputs), parameters, recipe.samples, about)
 
 
 def _inputs(task: Task[Any, Any], file: Path, recipe: Section) -> list[Any]:

@@ -418,3 +418,14 @@ def test_a_recipe_is_used_for_a_model(tiny_bert: Path, out: Path) -> None:
 def test_a_recipe_without_a_model_says_how_to_give_one(out: Path) -> None:
     error = refused(RecipeError, "text-classification", out)
     assert "lepton-edge build text-classification --model" in str(error.hint)
+
+
+def test_calibration_is_read_once_for_every_target(
+    tiny_bert: Path, out: Path, crooked: Callable[[str], str]
+) -> None:
+    recipe = int8(tiny_bert, None, None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LeptonWarning)
+        lepton_edge.build(recipe, output=out, target=f"intel-cpu,{crooked('Crooked')}")
+    built_in = [each for each in caught if "built-in sentences" in str(each.message)]
+    assert len(built_in) == 1
