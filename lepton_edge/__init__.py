@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lepton_edge.recipe import Recipe as Recipe
     from lepton_edge.recipe import load_recipe as load_recipe
     from lepton_edge.runtime import load as load
+    from lepton_edge.runtime.finalize import Finalized as Finalized
+    from lepton_edge.runtime.finalize import finalize as finalize
     from lepton_edge.runtime.model import Model as Model
     from lepton_edge.runtime.profile import Profile as Profile
     from lepton_edge.search.index import Hit as Hit
@@ -54,6 +56,7 @@ _HOMES = {
     "Embedding": "lepton_edge.tasks.feature_extraction",
     "Entities": "lepton_edge.tasks.token_classification",
     "Entity": "lepton_edge.tasks.token_classification",
+    "Finalized": "lepton_edge.runtime.finalize",
     "FilledMasks": "lepton_edge.tasks.fill_mask",
     "Hit": "lepton_edge.search.index",
     "Index": "lepton_edge.search.index",
@@ -70,6 +73,7 @@ _HOMES = {
     "bench": "lepton_edge.benchmark.bench",
     "build": "lepton_edge.builder",
     "extract_keywords": "lepton_edge.keywords",
+    "finalize": "lepton_edge.runtime.finalize",
     "load": "lepton_edge.runtime",
     "load_recipe": "lepton_edge.recipe",
     "open_bundle": "lepton_edge.bundle",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
-Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "int8-weights"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights"]
 Setting = str | int | float | bool
 
 
@@ -56,6 +56,9 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The library and version that it was compiled with."""
     settings: dict[str, Setting] = {}
     """The backend's own."""
+    deferred: bool = False
+    """Whether the artifact is the graph and the plan to compile it by: a device does that once,
+    with `lepton-edge finalize`, before it opens it."""
     kept: tuple[str, ...] = ()
     """Operations that int8 left in higher precision, because the task's metric needs them."""
 
@@ -75,6 +78,9 @@ class Graph:
     outputs: tuple[TensorSpec, ...]
     program: torch.export.ExportedProgram | None = None
     onnx: Path | None = None
+    largest: Mapping[str, int] = field(default_factory=dict)
+    """The largest size that a named dimension will be given, where it is known: of ``length``, the
+    longest text in tokens."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +89,23 @@ class Quantization:
 
     ``feeds`` are inputs to measure ranges on. Where ``score`` is given (of an opened artifact, on
     as many examples as asked, all of them where None; higher is better), the backend leaves as few
-    operations as it can in higher precision until all examples score ``at_least`` that. ``say`` is
-    told each step.
+    operations as it can in higher precision until all examples score ``at_least`` that.
     """
 
     feeds: Sequence[Tensors]
     score: Callable[[Session, int | None], float] | None = None
     at_least: float = 0.0
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What a build has beside what it is made of.
+
+    ``scratch`` is a folder for what `Backend.prove` reads later; it is kept until the bundle is
+    written. ``say`` is told each step, and shares of a long one.
+    """
+
+    scratch: Path | None = None
     say: Callable[[str], None] = lambda step: None
 
 
@@ -108,6 +124,8 @@ class Probe:
 
     version: str
     devices: tuple[Device, ...]
+    remarks: tuple[str, ...] = ()
+    """What its user should know: why there is no device, or what else was found."""
 
 
 class Session(ABC):
@@ -150,6 +168,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type]
+    unstable: ClassVar[tuple[str, ...]] = ()
+    """Files of an artifact that the vendor's compiler writes differently each time."""
 
     @abstractmethod
     def probe(self) -> Probe:
@@ -178,12 +198,22 @@ class Backend(ABC):
         options: Any,
         directory: Path,
         quantization: Quantization | None = None,
+        aside: Aside = Aside(),
     ) -> Compiled:
         """Compile ``graph`` and write the artifact's files into the empty ``directory``.
 
-        ``quantization`` comes with precision int8. The same arguments give the same bytes. Raises
+        ``quantization`` comes with precision int8. The same arguments give the same bytes, but for
+        the files that are ``unstable``. Raises `BackendError`.
+        """
+
+    def prove(self, directory: Path, compiled: Compiled, aside: Aside) -> Session:
+        """What the build compares and scores: the artifact just written, opened on this machine.
+
+        Where this machine has no device for it, a session that computes the same numbers from what
+        `build` left in ``aside.scratch``; its details then say in ``through`` what runs it. Raises
         `BackendError`.
         """
+        return self.load(directory, compiled)
 
     @abstractmethod
     def load(
@@ -197,8 +227,26 @@ class Backend(ABC):
 
         ``cache`` is a folder for what the backend derives from this very artifact, to open it
         faster the next time. It may not exist yet, hold damaged files, or not be writable: none of
-        that is an error. Raises `BackendError`.
+        that is an error. Raises `BackendError`; `DeferredError` for a deferred artifact that
+        `finalize` has not compiled here yet.
         """
+
+    def finalize(
+        self,
+        directory: Path,
+        compiled: Compiled,
+        cache: Path,
+        device: str | None = None,
+        progress: Callable[[float, str], None] = lambda share, step: None,
+    ) -> bool:
+        """Compile a deferred artifact on this device and keep the result in ``cache``, where `load`
+        finds it. False where there was nothing to do.
+
+        ``progress`` is told the share that is done, 0 to 1, and what is being done; an exception
+        that it raises ends the work, and leaves nothing that opens. Raises `BackendError`, and
+        `StorageError` where ``cache`` cannot be written.
+        """
+        return False
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Tensors) -> None:

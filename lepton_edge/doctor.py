@@ -15,6 +15,7 @@ import msgspec
 
 from lepton_edge import __version__, registry
 from lepton_edge.errors import BackendError
+from lepton_edge.memory import available_memory
 from lepton_edge.storage import cache_directory
 
 Status = Literal["ok", "warning", "missing"]
@@ -95,11 +96,8 @@ def _processor() -> Finding:
 
 
 def _memory() -> Finding:
-    available = 0
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-    if not available:
+    available = available_memory()
+    if available is None:
         return Finding("memory", "warning", "cannot be read from /proc/meminfo")
     status: Status = "warning" if available < _LOW_MEMORY else "ok"
     return Finding("memory", status, f"{available / _GIB:.1f} GiB available")
@@ -142,7 +140,8 @@ def _backends() -> list[Finding]:
             findings.append(Finding(entry.name, "missing", error.message, error.hint))
             continue
         devices = ", ".join(f"{device.name} ({device.description})" for device in probe.devices)
-        findings.append(Finding(entry.name, "ok", f"{probe.version}: {devices or 'no device'}"))
+        detail = "; ".join((f"{probe.version}: {devices or 'no device'}", *probe.remarks))
+        findings.append(Finding(entry.name, "ok" if probe.devices else "warning", detail))
     if not findings:
         findings.append(
             Finding(

@@ -12,6 +12,7 @@
     │   ├── SchemaError              written by a newer lepton-edge
     │   └── IntegrityError           its files are not what the manifest says
     ├── BackendError             a backend is missing, broken, or refused its work
+    │   └── DeferredError            an artifact that this device has to compile first
     ├── SearchIndexError         a search index that cannot be opened, or is another model's
     ├── InputError               what was given to a model
     ├── InferenceError           a model that ran and did not answer
@@ -82,6 +83,10 @@ class IntegrityError(BundleError):
 
 class BackendError(LeptonError):
     """A backend is not installed, cannot be imported, or refused an artifact or device."""
+
+
+class DeferredError(BackendError):
+    """A deferred artifact was not compiled on this device yet: `lepton-edge finalize` does it."""
 
 
 class SearchIndexError(LeptonError):

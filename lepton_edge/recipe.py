@@ -188,7 +188,9 @@ class Recipe(_Section):
     """Number format. `auto`: 16-bit weights and the fastest arithmetic of the device that runs it.
     `fp32`: both in 32 bits. `fp16`, `bf16`: 16-bit weights, and arithmetic as near to that format
     as the device does well. `int8`: weights and arithmetic in 8 bits, with ranges measured on the
-    calibration data. `int8-weights`: weights in 8 bits, arithmetic as with `auto`."""
+    calibration data. `int8-weights`: weights in 8 bits, arithmetic as with `auto`.
+    `int4-weights`: weights in 4 bits, in groups with a scale each, embeddings and the last layer in
+    8: for text generation, where reading weights takes the time; encoders lose more by it."""
     text: Text = Text()
     """How text becomes tokens."""
     parity: Parity = Parity()

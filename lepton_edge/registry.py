@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lepton_edge.backend import Backend, Probe
 
 GROUP = "lepton_edge.backends"
-# Nobody is sent to install a name that somebody else could publish first.
-_RELEASED = ("openvino",)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -84,13 +82,9 @@ def probe(name: str) -> Probe:
 
 
 def how_to_install(name: str) -> str | None:
-    """The command that installs a backend, or where a target's is not released yet, that; None
-    for another project's."""
-    if name in _RELEASED:
-        return f"pip install 'lepton-edge[{name}]'"
-    if name in {target.backend for target in TARGETS.values()}:
-        return f"the {name} backend is not released yet; lepton-edge targets shows what works here"
-    return None
+    """The command that installs the backend of a target; None for another project's."""
+    known = {target.backend for target in TARGETS.values()}
+    return f"pip install 'lepton-edge[{name}]'" if name in known else None
 
 
 def _metadata(point: EntryPoint, field: str) -> str:

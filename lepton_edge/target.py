@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from lepton_edge.errors import RecipeError
+
+_DEVICE_TREE = Path("/proc/device-tree/model")
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -16,7 +19,7 @@ class Target:
     """A class of devices.
 
     ``memory_budget`` is what a model may use on the device, in bytes. ``alias_of`` names the
-    target that this one stands for.
+    targets that this one may stand for: the one that this machine is, else the last.
     """
 
     name: str
@@ -25,7 +28,7 @@ class Target:
     architecture: str
     memory_budget: int
     description: str
-    alias_of: str | None = None
+    alias_of: tuple[str, ...] = ()
 
 
 _BUILT_IN = (
@@ -38,8 +41,8 @@ _BUILT_IN = (
         "GPU",
         "aarch64",
         32 * GIB,
-        "the newest NVIDIA Jetson",
-        alias_of="jetson-thor",
+        "this NVIDIA Jetson, else the newest",
+        alias_of=("jetson-orin", "jetson-thor"),
     ),
     Target("rtx", "tensorrt", "GPU", "x86-64", 6 * GIB, "NVIDIA RTX GPUs, compiled ahead of time"),
     Target("nvidia", "tensorrt", "GPU", "x86-64", 6 * GIB, "the NVIDIA GPU in this machine"),
@@ -49,7 +52,8 @@ TARGETS = {target.name: target for target in _BUILT_IN}
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:
-    """The targets that a comma-separated list names, in order, each once.
+    """The targets that a comma-separated list names, in order, each once; an alias is replaced by
+    the target that it stands for here.
 
     Raises `RecipeError` for a name that is not a target, or an empty list.
     """
@@ -64,4 +68,26 @@ def parse_targets(text: str) -> tuple[Target, ...]:
                 f"unknown target {name!r}",
                 hint=f"{guess}lepton-edge targets lists them: {', '.join(TARGETS)}",
             )
-    return tuple(TARGETS[name] for name in dict.fromkeys(names))
+    return tuple(dict.fromkeys(resolved(TARGETS[name]) for name in names))
+
+
+def resolved(target: Target) -> Target:
+    """The target that an alias stands for on this machine; any other is itself."""
+    if not target.alias_of:
+        return target
+    host = this_machine()
+    return TARGETS[host if host in target.alias_of else target.alias_of[-1]]
+
+
+def this_machine() -> str | None:
+    """The target that this machine is, where it says so: a Jetson, by its device tree."""
+    try:
+        model = _DEVICE_TREE.read_bytes().decode("utf-8", "replace").lower()
+    except OSError:
+        return None
+    # Such as "NVIDIA Jetson Orin Nano Developer Kit" and "NVIDIA Jetson AGX Thor Developer Kit".
+    if "jetson" not in model:
+        return None
+    return next(
+        (name for name in TARGETS if name.startswith("jetson-") and name[7:] in model), None
+    )

@@ -73,6 +73,15 @@ def fake_backend(
 
 
 @pytest.fixture
+def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where that backend, of which there are targets, is not installed."""
+    entries = registry.entries
+    monkeypatch.setattr(
+        registry, "entries", lambda: tuple(each for each in entries() if each.name != "tensorrt")
+    )
+
+
+@pytest.fixture
 def fake_bundle(tmp_path: Path, fake_backend: Path) -> Callable[..., Bundle]:
     """Makes a bundle for the fake backend; see `lepton_edge.testing.write_fake_bundle`."""
 

@@ -7,6 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,7 +89,10 @@ def build(  # noqa: PLR0913  (keywords all but one)
         (work / TOKENIZER).parent.mkdir()
         (work / TOKENIZER).write_text(plan.loaded.tokenizer, encoding="utf-8")
         say("exporting the graph")
-        graph = plan.loaded.original.graph(plan.task.name, plan.task.config, Path(scratch))
+        graph = replace(
+            plan.loaded.original.graph(plan.task.name, plan.task.config, Path(scratch)),
+            largest={"length": plan.text.max_length},
+        )
         judge = _judge(plan, graph, examples, work, created, say) if examples else None
         made = [
             Workshop(
@@ -101,7 +105,7 @@ def build(  # noqa: PLR0913  (keywords all but one)
             write_report(work / REPORT, plan, judge, made, backends, say)
         if plan.recipe.index:
             say("embedding the index")
-            add_index(plan, made[0].artifact, backends[targets[0].name], work, created)
+            add_index(plan, made[0], backends[targets[0].name], work, created)
         say("writing the manifest")
         manifest = plan.manifest(tuple(each.artifact for each in made), work, created)
         data = manifests.encode(manifest)

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton_edge.backend import Backend, Compiled, Graph, Precision, Quantization, Session
+from lepton_edge.backend import Aside, Backend, Compiled, Graph, Precision, Quantization, Session
 from lepton_edge.builder import parity
 from lepton_edge.builder.quality import Judge, Scored, drop
 from lepton_edge.builder.sentences import SENTENCES
@@ -45,11 +45,16 @@ class Candidate:
 
     precision: Precision
     directory: Path
+    scratch: Path
     compiled: Compiled
     parity: Parity | None
     size: int
     scored: Scored | None = None
     fault: BuildError | None = None
+
+    def opened(self, backend: Backend) -> Session:
+        """It, or where this machine has no device for it, what computes the same numbers."""
+        return backend.prove(self.directory, self.compiled, Aside(self.scratch))
 
     def attempt(self) -> Attempt:
         """For the manifest and for messages."""
@@ -73,6 +78,10 @@ class Made:
     artifact: Artifact
     attempts: tuple[Candidate, ...]
     others: tuple[Candidate, ...] = ()
+
+    @property
+    def chosen(self) -> Candidate:
+        return self.attempts[-1]
 
 
 class Workshop:
@@ -102,7 +111,8 @@ class Workshop:
 
     def make(self, scratch: Path) -> Made:
         """Compile at the recipe's precision and prove it; where int8 loses too much, again with
-        the operations that need it in higher precision.
+        the operations that need it in higher precision. ``scratch`` keeps what is compared until
+        the bundle is written.
 
         Raises `BackendError`, `ParityError`, `QualityError`.
         """
@@ -110,16 +120,18 @@ class Workshop:
         name = f"artifacts/{self._target.name}"
         directory = self._work / name
         directory.mkdir(parents=True)
-        attempts = [self._candidate(recipe.precision, directory)]
+        scratch = scratch / self._target.name
+        attempts = [self._candidate(recipe.precision, directory, _new(scratch / "first"))]
         first = attempts[0]
         if first.fault and first.may_be_controlled and recipe.precision == "int8" and self._judge:
             shutil.rmtree(directory)
             directory.mkdir()
-            attempts.append(self._candidate("int8", directory, controlled=True))
+            second = _new(scratch / "second")
+            attempts.append(self._candidate("int8", directory, second, controlled=True))
         chosen = attempts[-1]
         if chosen.fault:
             raise self._failure(attempts)
-        others = self._others(scratch / self._target.name) if self._judge else ()
+        others = self._others(scratch / "others") if self._judge else ()
         assert chosen.parity is not None
         artifact = Artifact(
             self._target.name,
@@ -142,7 +154,8 @@ class Workshop:
             if precision == recipe.precision:
                 continue
             try:
-                made = self._candidate(precision, _new(scratch / precision))
+                aside = _new(scratch / precision / "aside")
+                made = self._candidate(precision, _new(scratch / precision / "artifact"), aside)
             except (BackendError, InferenceError) as error:
                 fault: LeptonError | None = error
             else:
@@ -158,12 +171,12 @@ class Workshop:
         return tuple(found)
 
     def _candidate(
-        self, precision: Precision, directory: Path, *, controlled: bool = False
+        self, precision: Precision, directory: Path, scratch: Path, *, controlled: bool = False
     ) -> Candidate:
-        compiled = self._compile(precision, directory, controlled)
+        compiled = self._compile(precision, directory, scratch, controlled)
         size = sum(file.size for file in describe_files(directory).values())
-        made = Candidate(precision, directory, compiled, None, size)
-        with self._backend.load(directory, compiled, self._target.device) as session:
+        made = Candidate(precision, directory, scratch, compiled, None, size)
+        with made.opened(self._backend) as session:
             self._say(f"comparing {self._target.name} ({precision}) with the original")
             try:
                 measured = self._parity(session)
@@ -181,7 +194,9 @@ class Workshop:
                 made = self._scored(made, session, self._judge)
         return made
 
-    def _compile(self, precision: Precision, directory: Path, controlled: bool) -> Compiled:
+    def _compile(
+        self, precision: Precision, directory: Path, scratch: Path, controlled: bool
+    ) -> Compiled:
         self._say(
             f"compiling for {self._target.name} ({precision}"
             f"{', accuracy under control' if controlled else ''})"
@@ -197,14 +212,20 @@ class Workshop:
                     at_least=judge.at_least,
                 )
         return self._backend.build(
-            self._graph, self._target, precision, options, directory, quantization
+            self._graph,
+            self._target,
+            precision,
+            options,
+            directory,
+            quantization,
+            Aside(scratch, self._say),
         )
 
     def _calibrated(self) -> Quantization:
         if self._quantization is None:
             assert self._calibration, "read where int8 is made"
             feeds = self._calibration.feeds(self._plan.task, self._encoder, self._graph.inputs)
-            self._quantization = Quantization(feeds, say=self._say)
+            self._quantization = Quantization(feeds)
         return self._quantization
 
     def _parity(self, session: Session) -> Parity:

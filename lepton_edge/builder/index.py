@@ -15,8 +15,8 @@ from lepton_edge.search.rows import build_from_file
 
 if TYPE_CHECKING:
     from lepton_edge.backend import Backend
+    from lepton_edge.builder.artifact import Made
     from lepton_edge.builder.plan import Plan
-    from lepton_edge.bundle.manifest import Artifact
 
 _TASK = "feature-extraction"
 
@@ -39,7 +39,7 @@ def check_index(plan: Plan) -> None:
     next(iter(read_rows(Path(recipe.data), {"text": recipe.column})), None)  # its columns
 
 
-def add_index(plan: Plan, artifact: Artifact, backend: Backend, work: Path, created: str) -> None:
+def add_index(plan: Plan, made: Made, backend: Backend, work: Path, created: str) -> None:
     """Write the index of the recipe's texts into ``work``, before its manifest lists the files.
 
     Raises `InputError` naming file and line.
@@ -47,8 +47,8 @@ def add_index(plan: Plan, artifact: Artifact, backend: Backend, work: Path, crea
     recipe = plan.recipe.index
     assert recipe is not None
     encoder = TextEncoder(work / TOKENIZER, plan.text, plan.task.tokenization())
-    manifest = plan.manifest((artifact,), work, created)
-    with backend.load(work / artifact.directory, artifact.compiled) as session:
+    manifest = plan.manifest((made.artifact,), work, created)
+    with made.chosen.opened(backend) as session:
         build_from_file(
             Model(manifest, session, encoder, plan.task),
             Path(recipe.data),

@@ -66,6 +66,7 @@ def measure(
         mean_cosine=sum(each.cosine for each in compared) / len(compared),
         equal_labels=sum(equal) / len(equal) if equal else None,
         compute=str(session.details.get("compute", "")),
+        through=str(session.details.get("through", "")),
     )
 
 
@@ -170,6 +171,7 @@ _DEFAULTS: dict[Precision, tuple[float, float]] = {
     "bf16": (0.99, 0.95),
     "int8": (0.97, 0.9),
     "int8-weights": (0.99, 0.95),
+    "int4-weights": (0.97, 0.9),
 }
 _PRECISE = "build with precision: fp32"
 _DAMAGED = "its weights are damaged, or are not this architecture's: fetch them again"

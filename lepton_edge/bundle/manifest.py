@@ -58,6 +58,9 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of texts given the same label or labels, 0 to 1; none where the task has no labels."""
     compute: str = ""
     """The number format that the build machine's device computed in."""
+    through: str = ""
+    """What ran it, where the build machine had no device for the artifact: the same typed graph in
+    another library."""
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ from lepton_edge.errors import LeptonError
 
 _VERBS = (
     "build",
+    "finalize",
     "run",
     "index",
     "search",

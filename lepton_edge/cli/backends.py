@@ -24,6 +24,7 @@ def command(as_json: bool) -> None:
                     "version": entry.version,
                     "library": probe.version if isinstance(probe, Probe) else None,
                     "devices": probe.devices if isinstance(probe, Probe) else [],
+                    "remarks": probe.remarks if isinstance(probe, Probe) else [],
                     "error": None if isinstance(probe, Probe) else str(probe),
                 }
                 for entry, probe in found
@@ -36,13 +37,17 @@ def command(as_json: bool) -> None:
         if isinstance(probe, Probe):
             rows += [
                 (entry.name, name, probe.version, device.name, device.description)
-                for device in probe.devices or (Device("-", "no device"),)
+                for device in probe.devices or (Device("-", _no_device(probe)),)
             ]
         else:
             rows.append((entry.name, name, "-", "-", f"cannot be used: {probe.message}"))
     print_table(("backend", "distribution", "library", "device", "description"), rows)
     if not found:
         note("none is installed: pip install 'lepton-edge[openvino]'")
+
+
+def _no_device(probe: Probe) -> str:
+    return f"no device: {'; '.join(probe.remarks)}" if probe.remarks else "no device"
 
 
 def _probe(name: str) -> Probe | BackendError:

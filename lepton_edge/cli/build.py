@@ -8,7 +8,8 @@ from typing import Any, get_args
 import click
 
 from lepton_edge.backend import Precision
-from lepton_edge.bundle import REPORT
+from lepton_edge.bundle import REPORT, Bundle
+from lepton_edge.bundle.manifest import Artifact, Parity
 from lepton_edge.cli.output import (
     json_option,
     mebibytes,
@@ -55,10 +56,11 @@ def command(source: str, as_json: bool, **options: Any) -> None:
         return
     for artifact in bundle.manifest.artifacts:
         parity, quality = artifact.parity, artifact.quality
+        note(_made(artifact, bundle.path))
         labels = "" if parity.equal_labels is None else f", {parity.equal_labels:.1%} equal labels"
         note(
-            f"{artifact.target}: {artifact.compiled.precision} weights; beside the original on "
-            f"{parity.texts} texts (computed in {parity.compute}): "
+            f"{artifact.target}: beside the original on {parity.texts} texts "
+            f"({_measured(parity)}): "
             f"largest error {parity.max_error:g}, mean cosine {parity.mean_cosine:.6f}{labels}"
         )
         if quality:
@@ -70,4 +72,32 @@ def command(source: str, as_json: bool, **options: Any) -> None:
                 f"see {bundle.path / REPORT}"
             )
     click.echo(f"{bundle.path}  {mebibytes(bundle.size)}")
-    note(f'next: lepton-edge run {bundle.path} "some text"')
+    note(_next(bundle))
+
+
+def _next(bundle: Bundle) -> str:
+    """The next command. An artifact that was proven through something else does not open here."""
+    run = f'lepton-edge run {bundle.path} "some text"'
+    if any(not artifact.parity.through for artifact in bundle.manifest.artifacts):
+        return f"next: {run}"
+    if any(artifact.compiled.deferred for artifact in bundle.manifest.artifacts):
+        run = f"lepton-edge finalize {bundle.path}; {run}"
+    return f"next, on the device: {run}"
+
+
+def _made(artifact: Artifact, path: Path) -> str:
+    """What was compiled, and what the device will do."""
+    compiled = artifact.compiled
+    made = f"{artifact.target}: {compiled.precision} weights, "
+    if compiled.deferred:
+        return (
+            f"{made}not compiled: its engine is made on the device, once, by lepton-edge finalize "
+            f"{path} (needs {compiled.requires})"
+        )
+    gpus = compiled.settings.get("compute_capabilities")
+    return f"{made}compiled with {compiled.requires}{f' for SM {gpus}' if gpus else ''}"
+
+
+def _measured(parity: Parity) -> str:
+    through = f" through {parity.through}, not on the target" if parity.through else ""
+    return f"computed in {parity.compute}{through}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lepton_edge.backend import Compiled
 from lepton_edge.bundle import Bundle, open_bundle
 from lepton_edge.cli.output import json_option, mebibytes, print_json, print_table, printable
 from lepton_edge.runtime.profile import find_profile
@@ -21,12 +22,22 @@ def command(bundle: str, as_json: bool) -> None:
     _print_facts(opened)
     click.echo()
     print_table(
-        ("target", "backend", "weights", "texts", "max error", "mean cosine", "equal labels"),
+        (
+            "target",
+            "backend",
+            "weights",
+            "engine",
+            "texts",
+            "max error",
+            "mean cosine",
+            "equal labels",
+        ),
         [
             (
                 artifact.target,
                 artifact.backend,
                 artifact.compiled.precision,
+                _engine(artifact.compiled),
                 str(artifact.parity.texts),
                 f"{artifact.parity.max_error:g}",
                 f"{artifact.parity.mean_cosine:.6f}",
@@ -43,6 +54,14 @@ def command(bundle: str, as_json: bool) -> None:
         ("file", "bytes", "sha256"),
         [(name, f"{file.size:,}", file.sha256) for name, file in opened.manifest.files.items()],
     )
+
+
+def _engine(compiled: Compiled) -> str:
+    """What it is compiled with and for, or that a device has to do it."""
+    if compiled.deferred:
+        return printable(f"made on the device ({compiled.requires})")
+    gpus = compiled.settings.get("compute_capabilities")
+    return printable(f"{compiled.requires}{f' for SM {gpus}' if gpus else ''}")
 
 
 def _print_quality(bundle: Bundle) -> None:

@@ -149,6 +149,44 @@ def _bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], N
         yield lambda step: bar.advance(task, step)
 
 
+@contextmanager
+def shares(label: str, quiet: bool) -> Iterator[Callable[[float, str], None]]:
+    """Show the share that is done, 0 to 1, and the step: a bar on a terminal, else a line for each
+    tenth and each ten seconds."""
+    if quiet:
+        yield lambda share, step: None
+    elif sys.stderr.isatty():
+        from rich import progress as rich_progress
+        from rich.console import Console
+
+        with rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        ) as bar:
+            task = bar.add_task(label, total=1.0)
+            yield lambda share, step: bar.update(
+                task, completed=share, description=f"{label}: {step}"
+            )
+    else:
+        yield _share_lines(label)
+
+
+def _share_lines(label: str) -> Callable[[float, str], None]:
+    told, last = -1, time.monotonic()
+
+    def tell(share: float, step: str) -> None:
+        nonlocal told, last
+        if int(share * 10) > told or time.monotonic() - last >= _QUIET_SECONDS:
+            told, last = int(share * 10), time.monotonic()
+            note(f"{label}: {share:.0%}, {step}")
+
+    return tell
+
+
 def _lines(label: str, total: int | None, unit: str) -> Callable[[int], None]:
     done, last = 0, time.monotonic()
 

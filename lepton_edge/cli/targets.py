@@ -8,7 +8,7 @@ import click
 
 from lepton_edge import registry
 from lepton_edge.cli.output import json_option, note, print_json, print_table
-from lepton_edge.target import TARGETS
+from lepton_edge.target import TARGETS, resolved
 
 
 @click.command("targets")
@@ -31,7 +31,8 @@ def command(as_json: bool) -> None:
                 target.name,
                 target.backend,
                 "yes" if target.backend in installed else "no",
-                target.description + (f" (= {target.alias_of})" if target.alias_of else ""),
+                target.description
+                + (f" (here {resolved(target).name})" if target.alias_of else ""),
             )
             for target in TARGETS.values()
         ],

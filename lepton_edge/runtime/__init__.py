@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from lepton_edge import registry
 from lepton_edge.bundle import TOKENIZER, Bundle, open_bundle
 from lepton_edge.bundle.hashing import Verify, check_files
-from lepton_edge.errors import BackendError, BundleError
+from lepton_edge.errors import BackendError, DeferredError
 from lepton_edge.runtime.batching import DEFAULT
+from lepton_edge.runtime.choice import cache_of, candidates, device_of, files_to_read
 from lepton_edge.runtime.model import Model
 from lepton_edge.runtime.profile import Profile, fits, read_profile
 from lepton_edge.runtime.text import TextEncoder
-from lepton_edge.storage import cache_directory
-from lepton_edge.target import TARGETS
 from lepton_edge.tasks import task_class
 
 if TYPE_CHECKING:
     from lepton_edge.backend import Backend, Session, Setting
-    from lepton_edge.bundle.manifest import Artifact, File
+    from lepton_edge.bundle.manifest import Artifact
     from lepton_edge.tasks.base import Task
 
 T = TypeVar("T")
@@ -35,6 +34,7 @@ def load(
     verify: Verify = "cached",
     warm_up: bool | None = None,
     profile: Profile | Literal["beside"] | None = "beside",
+    finalize: bool = False,
 ) -> Model:
     """Open a bundle folder on this machine.
 
@@ -45,10 +45,14 @@ def load(
     default only generators do. ``profile`` is what `lepton-edge tune` found best: by default the
     one beside the bundle, or one kept elsewhere (`Profile.read`); None for the bundle's own
     settings. One that was not measured on this artifact and this machine is passed over: the
-    model's ``profile`` is the one that is used.
+    model's ``profile`` is the one that is used. ``finalize`` compiles a deferred artifact that was
+    not compiled on this device yet, which can take minutes: see `lepton_edge.finalize`.
 
-    Raises `BundleError`, `IntegrityError`, `BackendError`.
+    Raises `BundleError`, `IntegrityError`, `BackendError`; `DeferredError` where only a deferred
+    artifact is for this device, and it was not compiled yet.
     """
+    if finalize:
+        return _load_finalized(path, device, verify=verify, warm_up=warm_up, profile=profile)
     bundle = open_bundle(path)
     task = task_class(bundle.manifest.task).from_manifest(bundle.manifest.task_config)
     opened = open_artifact(bundle, task, device, verify=verify, profile=profile)
@@ -62,6 +66,17 @@ def load(
         opened.session.close()
         raise
     return model
+
+
+def _load_finalized(path: str | os.PathLike[str], device: str | None, **options: Any) -> Model:
+    """As `load`; where that finds a deferred artifact only, compile it and load again."""
+    try:
+        return load(path, device, **options)
+    except DeferredError:
+        from lepton_edge.runtime.finalize import finalize
+
+        finalize(path, device, verify=options["verify"])
+        return load(path, device, **options)
 
 
 @dataclass(frozen=True)
@@ -86,31 +101,26 @@ def open_artifact(
 ) -> Opened:
     """Open the first artifact that can be opened here; arguments and errors as those of `load`."""
     reasons: list[str] = []
-    for artifact in _candidates(bundle, device):
+    deferred = False
+    for artifact in candidates(bundle, device):
         try:
             backend = registry.get(artifact.backend)
             return _open(bundle, task, artifact, device, verify, backend, profile)
         except BackendError as error:
-            reasons.append(f"{artifact.target} ({artifact.backend}): {error}")
+            reasons.append(f"{artifact.target} ({artifact.backend}): {error.message}")
+            deferred |= isinstance(error, DeferredError)
+            if error.hint and not isinstance(error, DeferredError):
+                reasons[-1] += f"\n  {error.hint}"
+    if deferred:
+        raise DeferredError(
+            f"{bundle.path} cannot be opened on this machine yet:\n  " + "\n  ".join(reasons),
+            hint=f"compile it here, once: lepton-edge finalize {bundle.path}; "
+            "or load(path, finalize=True)",
+        )
     raise BackendError(
         f"{bundle.path} cannot be opened on this machine:\n  " + "\n  ".join(reasons),
         hint="lepton-edge doctor shows what this machine has",
     )
-
-
-def _candidates(bundle: Bundle, device: str | None) -> list[Artifact]:
-    """The artifacts to try. A device that is no target's name is for the backends to judge."""
-    artifacts = bundle.manifest.artifacts
-    if not artifacts:
-        raise BundleError(f"{bundle.path} has no artifact", hint="build the bundle again")
-    named = [artifact for artifact in artifacts if artifact.target == device]
-    if device in TARGETS and not named:
-        raise BackendError(
-            f"{bundle.path} was not built for {device}; "
-            f"it has {', '.join(artifact.target for artifact in artifacts)}",
-            hint=f"lepton-edge build … --target {device}",
-        )
-    return named or list(artifacts)
 
 
 def _open(
@@ -124,18 +134,13 @@ def _open(
 ) -> Opened:
     """Verify the files that will be read, then open the session and the tokenizer side by side:
     compiling takes most of a start and leaves the interpreter free."""
-    needed = bundle.files_of(artifact)
-    if not needed or TOKENIZER not in bundle.manifest.files:
-        raise BundleError(
-            f"{bundle.path} lists no files for {artifact.target}", hint="build it again"
-        )
-    needed[TOKENIZER] = bundle.manifest.files[TOKENIZER]
+    needed = files_to_read(bundle, artifact)
     check_files(bundle.path, needed, verify)
-    named = None if device == artifact.target else device
+    named = device_of(artifact, device)
     tokenizer = _Background(
         lambda: TextEncoder(bundle.path / TOKENIZER, bundle.manifest.text, task.tokenization())
     )
-    cache = cache_directory() / "artifacts" / _key(needed)
+    cache = cache_of(needed)
 
     def session_with(settings: Mapping[str, Setting]) -> Session:
         compiled = artifact.compiled.with_settings(settings)
@@ -179,16 +184,6 @@ def _tuned_session(
         return session
     session.close()
     return None
-
-
-def _key(files: Mapping[str, File]) -> str:
-    """The name of the cache of these very files, whose digests were just verified.
-
-    Of each digest as much as fits in a file name, rather than a digest of them: hashlib alone
-    maps 3 MB.
-    """
-    share = max(200 // len(files), 1)
-    return "".join(files[name].sha256[:share] for name in sorted(files))
 
 
 class _Background(Generic[T]):

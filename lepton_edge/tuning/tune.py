@@ -18,6 +18,7 @@ from lepton_edge.bundle import Bundle, open_bundle
 from lepton_edge.errors import InferenceError, InputError, StorageError
 from lepton_edge.runtime import Opened, open_artifact
 from lepton_edge.runtime.batching import DEFAULT, Limits
+from lepton_edge.runtime.choice import cache_of, device_of, files_to_read
 from lepton_edge.runtime.model import Model
 from lepton_edge.runtime.profile import Profile, machine_key, profile_path
 from lepton_edge.storage import why_not_writable
@@ -125,7 +126,9 @@ def _opener(
     """Opens the artifact with other settings. The cache is for this run: the bundle's own is for
     what will be used."""
     directory = bundle.path / own.artifact.directory
-    named = None if device == own.artifact.target else device
+    named = device_of(own.artifact, device)
+    if own.artifact.compiled.deferred:  # its engine is in no other cache
+        cache = cache_of(files_to_read(bundle, own.artifact))
 
     def open_session(settings: Mapping[str, Setting]) -> Session:
         compiled = own.artifact.compiled.with_settings(settings)

@@ -118,9 +118,9 @@ def _index(folder: Path) -> str:
             "# Benchmarks",
             "",
             "Speed, size and accuracy of lepton-edge, beside other ways to run the same models. "
-            "`make bench`, `make precisions` and `make gains` measure again (a quarter of an hour "
-            "each; a quiet machine helps) and write these pages. Each page has a JSON file of the "
-            "same name with every raw figure.",
+            "`make bench`, `make precisions`, `make gains` and `make engines` measure again (a "
+            "quarter of an hour each; a quiet machine helps) and write these pages. Each page has "
+            "a JSON file of the same name with every raw figure.",
             "",
             "Ratios carry over from one machine to another better than seconds do, so the targets "
             "are ratios, and both sides of a ratio are measured in turn in the same run.",

@@ -10,7 +10,9 @@ from lepton_edge.benchmark.machine import allowed_cpus
 PACKAGES = (
     "lepton-edge",
     "lepton-edge-openvino",
+    "lepton-edge-tensorrt",
     "openvino",
+    "tensorrt-rtx-cu13-bindings",
     "tokenizers",
     "numpy",
     "torch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,15 @@ SOURCES = (
 )
 
 
-def build(source: Source, precision: str, folder: Path, *, score: bool = True) -> Any:
+def build(
+    source: Source,
+    precision: str,
+    folder: Path,
+    *,
+    score: bool = True,
+    target: str = "intel-cpu",
+    progress: Callable[[str], None] | None = None,
+) -> Any:
     """The model's bundle; scored on its data, to measure and not to judge."""
     import lepton_edge
     from lepton_edge import Recipe
@@ -86,7 +95,7 @@ def build(source: Source, precision: str, folder: Path, *, score: bool = True) -
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return lepton_edge.build(recipe, output=folder)
+        return lepton_edge.build(recipe, target=target, output=folder, progress=progress)
 
 
 def texts_of(source: Source) -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lepton_edge import registry
 from lepton_edge.backend import (
+    Aside,
     Backend,
     Compiled,
     Graph,
@@ -43,9 +44,10 @@ class Crooked(Backend):
         options: Any,
         directory: Path,
         quantization: Quantization | None = None,
+        aside: Aside = Aside(),
     ) -> Compiled:
         return registry.get("openvino").build(
-            graph, target, precision, options, directory, quantization
+            graph, target, precision, options, directory, quantization, aside
         )
 
     def load(
@@ -119,8 +121,9 @@ class WrongInEightBits(Crooked):
         options: Any,
         directory: Path,
         quantization: Quantization | None = None,
+        aside: Aside = Aside(),
     ) -> Compiled:
-        built = super().build(graph, target, precision, options, directory, quantization)
+        built = super().build(graph, target, precision, options, directory, quantization, aside)
         (directory / "bent").write_text(str(self.bends(precision, quantization)))
         return built
 

@@ -392,7 +392,7 @@ def test_an_output_that_is_a_file_is_refused(tiny_bert: Path, tmp_path: Path) ->
             {"target": "jetson"},
             BackendError,
             "the backend 'tensorrt' is not installed",
-            "the tensorrt backend is not released yet",
+            "pip install 'lepton-edge[tensorrt]'",
         ),
         ({"target": "intel-cpu,jetson"}, BackendError, "'tensorrt' is not installed", "tensorrt"),
         ({"task": "summarisation"}, RecipeError, "unknown 'summarisation'", "recipes --schema"),
@@ -402,6 +402,7 @@ def test_an_output_that_is_a_file_is_refused(tiny_bert: Path, tmp_path: Path) ->
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_wrong_options_are_refused_before_the_work(
+    without_tensorrt: None,
     tiny_bert: Path,
     out: Path,
     options: dict[str, Any],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ pytest.importorskip("nncf", reason="needs the extra build")
 
 from lepton_edge_openvino.backend import OpenVINOBackend
 from lepton_edge_openvino.options import OpenVINOOptions
-from lepton_edge_openvino.quantize import _fewest
 
-from lepton_edge.backend import Compiled, Graph, Precision, Quantization, Session
+from lepton_edge.backend import Aside, Compiled, Graph, Precision, Quantization, Session
 from lepton_edge.builder.torch_model import TorchOriginal
 from lepton_edge.errors import BackendError
+from lepton_edge.quantization.control import _fewest
 from lepton_edge.target import TARGETS
 from lepton_edge.tasks.text_classification import TextClassificationConfig
 
@@ -71,11 +72,17 @@ def feeds(seed: int) -> dict[str, NDArray[Any]]:
 FEEDS = [feeds(seed) for seed in range(40)]
 
 
-def build(graph: Graph, directory: Path, precision: Precision = "int8", **changes: Any) -> Compiled:
+def build(
+    graph: Graph,
+    directory: Path,
+    precision: Precision = "int8",
+    say: Callable[[str], None] = lambda step: None,
+    **changes: Any,
+) -> Compiled:
     directory.mkdir()
-    quantization = Quantization(FEEDS, **changes)
+    quantization, aside = Quantization(FEEDS, **changes), Aside(None, say)
     return BACKEND.build(
-        graph, TARGETS["intel-cpu"], precision, OpenVINOOptions(), directory, quantization
+        graph, TARGETS["intel-cpu"], precision, OpenVINOOptions(), directory, quantization, aside
     )
 
 

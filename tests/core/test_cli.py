@@ -155,7 +155,9 @@ def test_inspect_shows_what_the_manifest_says(fake_bundle: Bundles) -> None:
         assert f"{name} " in table
         assert file.sha256 in table
     artifact = next(line for line in lines if line.startswith("intel-cpu"))
-    assert artifact.split() == ["intel-cpu", "fake", "fp32", "1", "0", "1.000000", "100.0%"]
+    assert artifact.split() == [
+        "intel-cpu", "fake", "fp32", "fake", "1.0", "1", "0", "1.000000", "100.0%",
+    ]  # fmt: skip
 
 
 def test_inspect_gives_the_manifest_as_json(fake_bundle: Bundles) -> None:
@@ -175,6 +177,16 @@ def test_inspect_leaves_out_what_a_task_does_not_have(fake_bundle: Bundles) -> N
     assert "description" not in output
     row = next(line for line in output.splitlines() if line.startswith("intel-cpu"))
     assert row.split()[-1] == "-"
+
+
+def test_inspect_names_the_gpus_that_an_engine_is_for(fake_bundle: Bundles) -> None:
+    bundle = fake_bundle()
+    artifact = bundle.manifest.artifacts[0]
+    compiled = artifact.compiled.with_settings({"compute_capabilities": "8.6, 8.9"})
+    bundle = rewrite(bundle, artifacts=(msgspec.structs.replace(artifact, compiled=compiled),))
+    lines = invoke("inspect", bundle.path).stdout.splitlines()
+    row = next(line for line in lines if line.startswith("intel-cpu"))
+    assert "  fake 1.0 for SM 8.6, 8.9  " in row
 
 
 def test_verify_counts_what_it_hashed(fake_bundle: Bundles) -> None:
@@ -260,7 +272,7 @@ def test_targets_are_json() -> None:
     assert [row["name"] for row in rows] == list(TARGETS)
     assert all(isinstance(row["installed"], bool) for row in rows)
     jetson = next(row for row in rows if row["name"] == "jetson")
-    assert jetson["alias_of"] == "jetson-thor"
+    assert jetson["alias_of"] == ["jetson-orin", "jetson-thor"]
 
 
 def test_recipes_are_listed_and_printed_to_start_from(tmp_path: Path) -> None:
@@ -316,6 +328,7 @@ def test_backends_are_rows_with_their_devices(fake_backend: Path) -> None:
         "devices": [
             {"name": "FAKE", "description": "a device that is not there", "capabilities": []}
         ],
+        "remarks": [],
         "error": None,
     }
 
@@ -357,11 +370,17 @@ def test_a_backend_whose_library_fails_is_a_row(
 
 
 def test_a_backend_without_devices_is_a_row(
-    fake_backend: Path, monkeypatch: pytest.MonkeyPatch
+    fake_backend: Path, without_tensorrt: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeBackend, "probe", lambda _: Probe("2.0", ()))
     row = next(line for line in invoke("backends").stdout.splitlines() if "fake" in line)
     assert row.split(maxsplit=4)[-1].split(maxsplit=1) == ["-", "no device"]
+    monkeypatch.setattr(FakeBackend, "probe", lambda _: Probe("2.0", (), ("the cable is out",)))
+    assert "no device: the cable is out" in invoke("backends").stdout
+    (row,) = [
+        each for each in json.loads(invoke("backends", "--json").stdout) if each["name"] == "fake"
+    ]
+    assert row["remarks"] == ["the cable is out"]
     monkeypatch.setattr(FakeBackend, "probe", lambda _: Probe("2.0", (Device("A", "b"),)))
     assert "no device" not in invoke("backends").stdout
 

@@ -9,18 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from lepton_edge import __version__, doctor, registry
-from lepton_edge.doctor import Finding, examine
-from lepton_edge.testing import write_fake_distribution
+from lepton_edge import __version__, doctor, memory, registry
+from lepton_edge.backend import Device, Probe
+from lepton_edge.doctor import Finding, Status, examine
+from lepton_edge.testing import FakeBackend, write_fake_distribution
 
 
 def _finding(name: str) -> Finding:
     (finding,) = [finding for finding in examine() if finding.name == name]
     return finding
-
-
-def _meminfo(path: str) -> str:
-    return "MemTotal: 9 kB\nMemAvailable:     262144 kB\n" if path == "/proc/meminfo" else ""
 
 
 def test_every_finding_has_a_name_a_status_and_a_detail(fake_backend: Path) -> None:
@@ -54,13 +51,38 @@ def test_it_names_the_processors_vector_extensions(monkeypatch: pytest.MonkeyPat
     assert "no vector extensions seen" in finding.detail
 
 
-def test_little_memory_is_a_warning_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_read", _meminfo)
-    assert _finding("memory") == Finding("memory", "warning", "0.2 GiB available")
+@pytest.mark.parametrize(
+    ("kibibytes", "status", "detail"),
+    [(262144, "warning", "0.2 GiB available"), (3 * 1024**2, "ok", "3.0 GiB available")],
+)
+def test_little_memory_is_a_warning_with_the_figure(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kibibytes: int,
+    status: Status,
+    detail: str,
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 9 kB\nMemAvailable:  {kibibytes} kB\nBuffers: 7 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    assert memory.available_memory() == kibibytes * 1024
+    assert _finding("memory") == Finding("memory", status, detail)
+
+
+@pytest.mark.parametrize("text", ["", "MemTotal: 9 kB\n"])
+def test_memory_that_the_system_does_not_tell_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(text)
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    assert memory.available_memory() is None
+    assert _finding("memory").detail == "cannot be read from /proc/meminfo"
 
 
 def test_a_system_without_proc_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_read", lambda _: "")
+    monkeypatch.setattr(memory, "_MEMINFO", Path("/nowhere/meminfo"))
     assert _finding("memory").status == "warning"
     assert _finding("processor").detail
 
@@ -91,6 +113,24 @@ def test_a_current_folder_that_is_gone_is_a_finding(
 
 def test_a_working_backend_lists_its_devices(fake_backend: Path) -> None:
     assert _finding("fake") == Finding("fake", "ok", "1.0: FAKE (a device that is not there)")
+
+
+def test_a_backend_says_what_its_user_should_know(
+    fake_backend: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remarks = ("no GPU can be used: there is no driver", "another runtime is installed")
+    monkeypatch.setattr(FakeBackend, "probe", lambda _: Probe("2.0", (), remarks))
+    assert _finding("fake") == Finding(
+        "fake",
+        "warning",
+        "2.0: no device; no GPU can be used: there is no driver; another runtime is installed",
+    )
+    monkeypatch.setattr(
+        FakeBackend, "probe", lambda _: Probe("2.0", (Device("GPU", "a GPU"),), remarks[1:])
+    )
+    assert _finding("fake") == Finding(
+        "fake", "ok", "2.0: GPU (a GPU); another runtime is installed"
+    )
 
 
 def test_a_broken_backend_gives_its_reason(fake_backend: Path) -> None:

@@ -158,12 +158,24 @@ def test_an_artifact_folder_of_a_like_name_does_not_count(fake_bundle: Bundles) 
     )
 
 
-def test_a_backend_that_is_not_installed_says_how_to_install_it(fake_bundle: Bundles) -> None:
+@pytest.fixture
+def only_fake(fake_backend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has none of our backends."""
+    entries = registry.entries
+    monkeypatch.setattr(
+        registry, "entries", lambda: tuple(each for each in entries() if each.name == "fake")
+    )
+
+
+@pytest.mark.parametrize("backend", ["openvino", "tensorrt"])
+def test_a_backend_that_is_not_installed_says_how_to_install_it(
+    fake_bundle: Bundles, only_fake: None, backend: str
+) -> None:
     bundle = fake_bundle()
-    artifact = msgspec.structs.replace(bundle.manifest.artifacts[0], backend="tensorrt")
+    artifact = msgspec.structs.replace(bundle.manifest.artifacts[0], backend=backend)
     error = _fault(BackendError, rewrite(bundle, artifacts=(artifact,)).path)
-    assert "the backend 'tensorrt' is not installed (installed: fake" in error.message
-    assert "the tensorrt backend is not released yet" in error.message
+    assert f"the backend '{backend}' is not installed (installed: fake)" in error.message
+    assert f"pip install 'lepton-edge[{backend}]'" in error.message
     assert error.hint == "lepton-edge doctor shows what this machine has"
 
 
@@ -195,7 +207,7 @@ def test_a_backend_that_does_not_import_gives_the_reason(
     assert "pip install --force-reinstall lepton-edge-broken" in error.message
 
 
-def test_every_artifact_that_failed_gives_its_reason(fake_bundle: Bundles) -> None:
+def test_every_artifact_that_failed_gives_its_reason(fake_bundle: Bundles, only_fake: None) -> None:
     bundle = _with_second_artifact(fake_bundle(), "rtx", "tensorrt")
     error = _fault(BackendError, bundle.path, "NPU")
     assert f"{bundle.path} cannot be opened on this machine" in error.message

@@ -157,7 +157,7 @@ def test_a_distribution_without_metadata_is_still_listed(plugins: Path) -> None:
     ("backend", "hint"),
     [
         ("openvino", "pip install 'lepton-edge[openvino]'"),
-        ("tensorrt", "the tensorrt backend is not released yet; lepton-edge targets shows what"),
+        ("tensorrt", "pip install 'lepton-edge[tensorrt]'"),
     ],
 )
 def test_a_backend_that_is_not_installed_names_the_command(

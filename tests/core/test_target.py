@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_edge import registry
+from lepton_edge import target as targets
 from lepton_edge.errors import RecipeError
-from lepton_edge.target import TARGETS, parse_targets
+from lepton_edge.target import TARGETS, parse_targets, resolved, this_machine
 
 
 def test_a_list_of_targets_is_read_in_order_and_each_once() -> None:
@@ -74,7 +76,62 @@ def test_an_alias_builds_what_it_stands_for() -> None:
     aliases = [target for target in TARGETS.values() if target.alias_of]
     assert [alias.name for alias in aliases] == ["jetson"]
     for alias in aliases:
-        real = TARGETS[str(alias.alias_of)]
-        assert real.alias_of is None
+        assert all(TARGETS[name].alias_of == () for name in alias.alias_of)
+        newest = TARGETS[alias.alias_of[-1]]
         fields = ("backend", "device", "architecture", "memory_budget")
-        assert [getattr(alias, f) for f in fields] == [getattr(real, f) for f in fields]
+        assert [getattr(alias, f) for f in fields] == [getattr(newest, f) for f in fields]
+
+
+@pytest.fixture
+def device_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this machine says which board it is. Nothing is there yet."""
+    file = tmp_path / "model"
+    monkeypatch.setattr(targets, "_DEVICE_TREE", file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("board", "machine", "jetson"),
+    [
+        (b"NVIDIA Jetson Orin Nano Developer Kit\0", "jetson-orin", "jetson-orin"),
+        (b"NVIDIA Jetson AGX Orin Developer Kit\0", "jetson-orin", "jetson-orin"),
+        (b"NVIDIA Jetson AGX Thor Developer Kit\0", "jetson-thor", "jetson-thor"),
+        (b"nvidia jetson orin nx engineering reference\0", "jetson-orin", "jetson-orin"),
+        (b"NVIDIA Jetson Xavier NX Developer Kit\0", None, "jetson-thor"),
+        (b"Raspberry Pi 5 Model B Rev 1.0\0", None, "jetson-thor"),
+        (b"A thorough board named Orinoco\0", None, "jetson-thor"),
+        (b"\xff\xfe jetson \xff", None, "jetson-thor"),
+        (b"", None, "jetson-thor"),
+    ],
+)
+def test_an_alias_is_the_target_that_this_machine_is_else_the_newest(
+    device_tree: Path, board: bytes, machine: str | None, jetson: str
+) -> None:
+    device_tree.write_bytes(board)
+    assert this_machine() == machine
+    assert resolved(TARGETS["jetson"]) == TARGETS[jetson]
+    assert parse_targets("jetson") == (TARGETS[jetson],)
+
+
+def test_a_machine_without_a_device_tree_is_no_target(device_tree: Path) -> None:
+    assert this_machine() is None
+    assert parse_targets("jetson") == (TARGETS["jetson-thor"],)
+    device_tree.mkdir()  # as unreadable as can be
+    assert this_machine() is None
+
+
+def test_what_is_no_alias_is_itself_on_every_machine(device_tree: Path) -> None:
+    device_tree.write_bytes(b"NVIDIA Jetson AGX Orin Developer Kit\0")
+    for target in TARGETS.values():
+        if not target.alias_of:
+            assert resolved(target) is target
+
+
+def test_an_alias_and_what_it_stands_for_are_one_target(device_tree: Path) -> None:
+    thor, orin = TARGETS["jetson-thor"], TARGETS["jetson-orin"]
+    assert parse_targets("jetson,jetson-thor") == (thor,)
+    assert parse_targets("jetson-thor,jetson") == (thor,)
+    assert parse_targets("jetson,jetson-orin") == (thor, orin)
+    device_tree.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
+    assert parse_targets("jetson,jetson-orin") == (orin,)
+    assert parse_targets("intel-cpu,jetson,jetson-thor") == (TARGETS["intel-cpu"], orin, thor)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("wheels")
-    for project in (ROOT, ROOT / "backends" / "openvino"):
+    for project in (ROOT, ROOT / "backends" / "openvino", ROOT / "backends" / "tensorrt"):
         _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder, project)
     return {path.name.split("-")[0]: path for path in folder.glob("*.whl")}
 
@@ -32,7 +32,7 @@ def installed(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     _run(sys.executable, "-m", "venv", folder)
     constraints = ROOT / "constraints.txt"
     pip = (folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q")
-    _run(*pip, "-c", constraints, *wheels.values())
+    _run(*pip, "-c", constraints, wheels["lepton_edge"], wheels["lepton_edge_openvino"])
     return folder / "bin"
 
 
@@ -69,6 +69,25 @@ def test_the_wheel_declares_its_extras_and_no_torch(wheels: dict[str, Path]) -> 
     required = [line for line in metadata.get_all("Requires-Dist") or () if "extra ==" not in line]
     assert not [line for line in required if line.startswith(("torch", "transformers", "openvino"))]
     assert metadata["Version"] == lepton_edge.__version__
+
+
+def test_the_tensorrt_wheel_names_its_class_and_asks_for_no_tensorrt(
+    wheels: dict[str, Path],
+) -> None:
+    with zipfile.ZipFile(wheels["lepton_edge_tensorrt"]) as wheel:
+        names = {name.rpartition("/")[2]: name for name in wheel.namelist()}
+        metadata = Parser().parsestr(wheel.read(names["METADATA"]).decode())
+        entries = wheel.read(names["entry_points.txt"]).decode()
+    assert "tensorrt = lepton_edge_tensorrt:TensorRTBackend" in entries
+    assert "py.typed" in names
+    required = [line for line in metadata.get_all("Requires-Dist") or () if "extra ==" not in line]
+    assert sorted(line.split(">")[0].split("<")[0] for line in required) == [
+        "cuda-bindings",
+        "lepton-edge",
+        "numpy",
+    ]
+    rtx = [line for line in metadata.get_all("Requires-Dist") or () if "rtx" in line]
+    assert len(rtx) == 2
 
 
 def test_the_runtime_runs_a_bundle_without_what_a_build_needs(

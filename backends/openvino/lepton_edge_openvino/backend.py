@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lepton_edge.backend import (
+    Aside,
     Backend,
     Compiled,
     Device,
@@ -83,10 +84,11 @@ class OpenVINOBackend(Backend):
         options: OpenVINOOptions,
         directory: Path,
         quantization: Quantization | None = None,
+        aside: Aside = Aside(),
     ) -> Compiled:
         from lepton_edge_openvino.build import ir_from_graph
 
-        return ir_from_graph(graph, precision, options, directory, quantization)
+        return ir_from_graph(graph, precision, options, directory, quantization, aside.say)
 
     def load(
         self,

@@ -6,6 +6,7 @@ import errno
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lepton_edge_openvino.recurrent import extensions, whole_layers
 from lepton_edge_openvino.session import OpenVINOSession
 
 _MODEL = "model.xml"
-_EIGHT_BITS = ("int8", "int8-weights")
+_EIGHT_BITS = ("int8", "int8-weights", "int4-weights")
 _WEIGHTS = {
     "auto": "fp16",
     "fp32": "fp32",
@@ -34,9 +35,10 @@ _WEIGHTS = {
     "bf16": "fp16",
     "int8": "int8",
     "int8-weights": "int8",
+    "int4-weights": "int4",
 }
 # What is not in 8 bits is computed as the device does best.
-_COMPUTE = {"fp16": "fp32", "int8": "auto", "int8-weights": "auto"}
+_COMPUTE = {"fp16": "fp32", "int8": "auto", "int8-weights": "auto", "int4-weights": "auto"}
 
 
 def ir_from_graph(
@@ -45,6 +47,7 @@ def ir_from_graph(
     options: OpenVINOOptions,
     directory: Path,
     quantization: Quantization | None = None,
+    say: Callable[[str], None] = lambda step: None,
 ) -> Compiled:
     """Write ``model.xml`` and ``model.bin``.
 
@@ -65,9 +68,9 @@ def ir_from_graph(
         if precision == "int8":
             if quantization is None:
                 raise BackendError("int8 needs inputs to calibrate on")
-            model, kept = in_eight_bits(model, quantization, partial(_opened, graph))
-        elif precision == "int8-weights":
-            model = with_small_weights(model)
+            model, kept = in_eight_bits(model, quantization, partial(_opened, graph), say)
+        elif precision in ("int8-weights", "int4-weights"):
+            model = with_small_weights(model, bits=4 if precision == "int4-weights" else 8)
         if precision in _EIGHT_BITS:
             _name_operations(model)  # those that NNCF added
         # What is left in floating point, such as biases, is stored as fp16.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from contextlib import contextmanager
@@ -45,44 +44,13 @@ def converter() -> Any:
 
 @contextmanager
 def nncf() -> Iterator[Any]:
-    """The module `nncf`, for building, with its telemetry replaced by its stub.
-
-    Inside, its log is turned down to errors and its progress bars, which go to standard output, are
-    off; its errors become `BackendError`.
-    """
-    module = _imported_nncf()
-    from rich import get_console
-
-    console = get_console()
-    before, console.quiet = console.quiet, True
-    try:
-        yield module
-    except BackendError:
-        raise
-    except Exception as error:  # it raises many kinds
-        raise BackendError(
-            f"NNCF cannot make 8 bits of this model: {last_line(error)}",
-            hint="build with precision: auto",
-        ) from error
-    finally:
-        console.quiet = before
-
-
-def _imported_nncf() -> Any:
+    """The module `nncf`, as `lepton_edge.quantization.nncf` gives it. It imports OpenVINO, so
+    that comes first."""
     openvino()
-    loggers = logging.getLoggerClass()
-    with _IMPORTING, _hidden(_TELEMETRY):
-        try:
-            module = import_module("nncf")
-        except ImportError as error:
-            raise BackendError(
-                f"int8 needs NNCF, which cannot be imported: {error}",
-                hint="pip install 'lepton-edge[build]'",
-            ) from error
-        finally:
-            logging.setLoggerClass(loggers)  # NNCF puts its own in place for the whole process
-    module.set_log_level(logging.ERROR)
-    return module
+    from lepton_edge.quantization.nncf import nncf as imported
+
+    with imported() as module:
+        yield module
 
 
 def _from_converter(name: str) -> Any:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lepton_edge.errors import BackendError
+from lepton_edge.quantization.control import roundings_to_free
 from lepton_edge_openvino.library import nncf
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from lepton_edge.backend import Quantization, Session, Tensors
 
     Open = Callable[[Any], Session]
     """Opens a model of OpenVINO's."""
+    Say = Callable[[str], None]
 
 # Their inputs stay as they are. With quantized queries and keys sst2-minilm's error was five times
 # as large where the device computes in bf16 (0.0121 of the outputs' variance beside 0.0021; at fp32
 # they were the same), and it was slower: 0.91 to 0.93 of bf16's time for one text, beside 0.83 to
 # 0.86.
 _UNQUANTIZED = ("ScaledDotProductAttention",)
+_GROUP = 128
 _RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "TensorIterator", "Loop")
-_FEEDS = 100  # calibration inputs that operations are ranked on
 
 
 def in_eight_bits(
-    model: Any, quantization: Quantization, open_model: Open
+    model: Any, quantization: Quantization, open_model: Open, say: Say
 ) -> tuple[Any, tuple[str, ...]]:
     """The quantized model, and the operations whose arithmetic was left in higher precision.
 
@@ -37,20 +37,32 @@ def in_eight_bits(
             "int8 is not for models with LSTM or GRU layers: their error grows from token to token",
             hint="build with precision: int8-weights",
         )
-    quantization.say(f"quantizing with {len(quantization.feeds)} calibration inputs")
+    say(f"quantizing with {len(quantization.feeds)} calibration inputs")
     small = _quantized(model, quantization.feeds)
     if quantization.score is None:
         return small, ()
-    return _under_control(model, small, quantization, open_model)
+    return _under_control(model, small, quantization, open_model, say)
 
 
-def with_small_weights(model: Any) -> Any:
-    """The model with weights in 8 bits, a scale and a zero point for each channel.
+def with_small_weights(model: Any, bits: Literal[4, 8] = 8) -> Any:
+    """The model with weights in 8 bits, a scale and a zero point for each channel; or in 4, with
+    those of each group of 128 along what a product sums over (or of fewer, where 128 does not
+    divide it), and 8 for embeddings and the last layer.
 
     Raises `BackendError`.
     """
     with nncf() as library:
-        return library.compress_weights(model, mode=library.CompressWeightsMode.INT8_ASYM)
+        modes = library.CompressWeightsMode
+        if bits == 8:
+            return library.compress_weights(model, mode=modes.INT8_ASYM)
+        return library.compress_weights(
+            model,
+            mode=modes.INT4_ASYM,
+            group_size=_GROUP,
+            advanced_parameters=library.AdvancedCompressionParameters(
+                group_size_fallback_mode=library.GroupSizeFallbackMode.ADJUST
+            ),
+        )
 
 
 def _quantized(model: Any, feeds: Sequence[Tensors]) -> Any:
@@ -69,52 +81,36 @@ def _quantized(model: Any, feeds: Sequence[Tensors]) -> Any:
 
 
 def _under_control(
-    model: Any, small: Any, quantization: Quantization, open_model: Open
+    model: Any, small: Any, quantization: Quantization, open_model: Open, say: Say
 ) -> tuple[Any, tuple[str, ...]]:
     """The quantized model with as few operations as it takes computing in higher precision.
 
-    Weights stay in 8 bits; it is the rounding of activations that costs accuracy. Activations are
-    ranked by how much nearer the outputs come to the unquantized model's when theirs alone are not
-    rounded, and freed in that order: 1, 2, 4, 8 … until the score is reached, then as few as a
-    bisection finds. With all of them freed the model is the original with small weights.
+    Weights stay in 8 bits; it is the rounding of activations that costs accuracy. With all of them
+    freed the model is the original with small weights.
 
     NNCF's own accuracy control is not used: it puts a layer's weights back without undoing their
     smoothing, which made sst2-minilm's error 17 times as large for one layer.
     """
-    assert quantization.score is not None
     rounded = _activations(small)
-    feeds = quantization.feeds[:: max(len(quantization.feeds) // _FEEDS, 1)]
-    quantization.say(f"ranking {len(rounded)} operations by the error that they make")
-    ranked = _ranked(model, small, rounded, feeds, open_model)
 
-    def freed(count: int) -> Any:
-        if count == len(ranked):
-            return with_small_weights(model.clone())
-        return _freed(small, ranked[:count])
+    def freed(names: Collection[str]) -> Any:
+        return (
+            with_small_weights(model.clone())
+            if len(names) == len(rounded)
+            else _freed(small, names)
+        )
 
-    def reached(count: int) -> bool:
-        assert quantization.score is not None
-        quantization.say(f"scoring with {count} of {len(ranked)} operations in higher precision")
-        with open_model(freed(count)) as session:
-            return quantization.score(session, None) >= quantization.at_least
-
-    count = _fewest(reached, len(ranked))
+    names = roundings_to_free(
+        rounded,
+        quantization,
+        lambda: open_model(model),
+        lambda names: open_model(_freed(small, names)),
+        lambda names: open_model(freed(names)),
+        say,
+    )
     consumers = _consumers(small)
-    names = {consumer for name in ranked[:count] for consumer in consumers[name]}
-    return freed(count), tuple(sorted(names))
-
-
-def _fewest(reached: Callable[[int], bool], most: int) -> int:
-    """A small count that reaches the score, or ``most`` where none does."""
-    short, enough = 0, 1
-    while not reached(enough):
-        if enough == most:
-            return most
-        short, enough = enough, min(enough * 2, most)
-    while enough - short > 1:
-        middle = (short + enough) // 2
-        short, enough = (short, middle) if reached(middle) else (middle, enough)
-    return enough
+    kept = {consumer for name in names for consumer in consumers[name]}
+    return freed(names), tuple(sorted(kept))
 
 
 def _activations(model: Any) -> list[str]:
@@ -141,30 +137,6 @@ def _freed(model: Any, names: Collection[str]) -> Any:
             operation.output(0).replace(operation.input_value(0))
     copy.validate_nodes_and_infer_types()
     return copy
-
-
-def _ranked(
-    model: Any,
-    small: Any,
-    names: Sequence[str],
-    feeds: Sequence[Tensors],
-    open_model: Open,
-) -> list[str]:
-    """The roundings, that which costs most first."""
-    with open_model(model) as session:
-        expected = _outputs(session, feeds)
-
-    def error(freed: Collection[str]) -> float:
-        with open_model(_freed(small, freed)) as session:
-            found = _outputs(session, feeds)
-        return sum(float(((a - b) ** 2).sum()) for a, b in zip(found, expected, strict=True))
-
-    errors = {name: error([name]) for name in names}
-    return sorted(names, key=lambda name: errors[name])
-
-
-def _outputs(session: Session, feeds: Sequence[Tensors]) -> list[NDArray[Any]]:
-    return [array for each in feeds for array in session.infer(each).values()]
 
 
 def _consumers(model: Any) -> dict[str, list[str]]:

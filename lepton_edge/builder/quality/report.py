@@ -79,14 +79,12 @@ def write_report(
 
 
 def _target(plan: Plan, judge: Judge, made: Made, backend: Backend, encoder: TextEncoder) -> Markup:
-    chosen = made.attempts[-1]
+    chosen = made.chosen
     shown = [chosen, *made.others]
     with ExitStack() as stack:
-        sessions = [
-            stack.enter_context(backend.load(each.directory, each.compiled)) for each in shown
-        ]
+        sessions = [stack.enter_context(each.opened(backend)) for each in shown]
         models = [judge.model(session) for session in sessions]
-        standings = _timed(judge, [each.precision for each in shown], models)
+        standings = _timed(judge, shown, models)
         examples = _examples(plan, judge, chosen, sessions[0], encoder)
     metric = judge.examples.metric.name
     scored = chosen.scored
@@ -121,11 +119,15 @@ def _target(plan: Plan, judge: Judge, made: Made, backend: Backend, encoder: Tex
                 "are compared element by element.",
             ),
             bars(
-                "Size and time",
+                "Size and time" if standings else "Size",
                 [each.precision for each in shown],
                 [
                     Series("MB of the artifact", [each.size / 1e6 for each in shown]),
-                    Series("ms of one example", [each.figure.median * 1e3 for each in standings]),
+                    *(
+                        Series("ms of one example", [each.figure.median * 1e3 for each in timed])
+                        for timed in (standings,)
+                        if timed
+                    ),
                 ],
             ),
         ),
@@ -133,7 +135,16 @@ def _target(plan: Plan, judge: Judge, made: Made, backend: Backend, encoder: Tex
     )
 
 
-def _timed(judge: Judge, names: Sequence[str], models: Sequence[Any]) -> tuple[Standing, ...]:
+def _through(shown: Sequence[Candidate]) -> str:
+    """What computed for a device that the build machine does not have; empty where it has it."""
+    return shown[0].parity.through if shown[0].parity else ""
+
+
+def _timed(judge: Judge, shown: Sequence[Candidate], models: Sequence[Any]) -> tuple[Standing, ...]:
+    """Nothing, where it is not the artifact that is run: its time would say nothing."""
+    if _through(shown):
+        return ()
+    names = [each.precision for each in shown]
     examples = judge.examples.part(_TIMED)
     contestants = [
         Contestant.of(name, model, **examples.parameters)
@@ -148,7 +159,7 @@ def _precisions(
     rows: list[Sequence[Markup | str]] = [
         ["original", "", "", f"{judge.original.value:.4f}", "", "", "", "", ""]
     ]
-    for each, standing in zip(shown, standings, strict=True):
+    for place, each in enumerate(shown):
         assert each.scored is not None
         assert each.parity is not None
         name = strong(each.precision) if each is shown[0] else each.precision
@@ -162,26 +173,37 @@ def _precisions(
                 _points(-drop(judge.original.value, each.scored.value)),
                 f"{each.parity.mean_cosine:.5f}",
                 "" if equal is None else f"{equal:.1%}",
-                f"{standing.figure.median * 1000:.2f}",
-                f"{standing.ratio.median:.2f} ({standing.ratio.low:.2f} to "
-                f"{standing.ratio.high:.2f})",
+                *(_time(standings[place]) if standings else ()),
             ]
         )
     header = ["precision", "MB", "of fp32", judge.examples.metric.name, "change"]
-    header += ["mean cosine", "equal labels", "ms", f"speed beside {shown[0].precision}"]
+    header += ["mean cosine", "equal labels"]
+    header += ["ms", f"speed beside {shown[0].precision}"] if standings else []
+    rows = [row[: len(header)] for row in rows]
+    times = (
+        f"ms: median time of one call with one example, {_TIMED} examples in turn, on the machine "
+        "that built it. Timings change from build to build; everything else should not."
+        if standings
+        else "Nothing is timed: the machine that built it has no such device. The typed graph was "
+        f"computed through {_through(shown)}; lepton-edge bench measures on the device."
+    )
     return Markup(
         table(header, rows, numbers=range(1, len(header))).html
-        + small(
-            f"ms: median time of one call with one example, {_TIMED} examples in turn, on the "
-            "machine that built it. Cosine and labels: on the texts of the parity gate. Timings "
-            "change from build to build; everything else should not."
-        ).html
+        + small(f"{times} Cosine and labels: on the texts of the parity gate.").html
+    )
+
+
+def _time(standing: Standing) -> tuple[str, str]:
+    ratio = standing.ratio
+    return (
+        f"{standing.figure.median * 1000:.2f}",
+        f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
     )
 
 
 def _attempts(judge: Judge, made: Made) -> Markup:
     """What each attempt measured, and which operations were kept."""
-    chosen = made.attempts[-1]
+    chosen = made.chosen
     parts: list[Markup | str] = []
     if len(made.attempts) > 1:
         failed = [

@@ -1,0 +1,21 @@
+"""The names of a decoder's tensors: those of its one step, and of the cache between steps."""
+
+from __future__ import annotations
+
+from lepton_edge.runtime.text import ATTENTION_MASK as ATTENTION_MASK
+from lepton_edge.runtime.text import INPUT_IDS as INPUT_IDS
+
+POSITION_IDS = "position_ids"
+LOGITS = "logits"
+_PAST, _PRESENT = "past", "present"
+_PARTS = ("key", "value")
+
+
+def past_names(layers: int) -> tuple[str, ...]:
+    """The inputs that hold the cache: ``past.0.key``, ``past.0.value``, ``past.1.key`` …"""
+    return tuple(f"{_PAST}.{layer}.{part}" for layer in range(layers) for part in _PARTS)
+
+
+def present_names(layers: int) -> tuple[str, ...]:
+    """The outputs that hold the cache, each the past of its place with the new tokens appended."""
+    return tuple(f"{_PRESENT}.{layer}.{part}" for layer in range(layers) for part in _PARTS)
