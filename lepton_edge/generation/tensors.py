@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from lepton_edge.runtime.text import ATTENTION_MASK as ATTENTION_MASK
-from lepton_edge.runtime.text import INPUT_IDS as INPUT_IDS
-
 POSITION_IDS = "position_ids"
 LOGITS = "logits"
 _PAST, _PRESENT = "past", "present"

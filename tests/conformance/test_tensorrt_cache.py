@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -71,7 +72,8 @@ def test_a_later_engine_takes_the_place_of_an_earlier_one(place: EngineCache) ->
 def test_another_plan_gpu_or_library_has_none(place: EngineCache, name: str, value: str) -> None:
     """Those too whose folder has the same name."""
     place.keep(ENGINE)
-    other = replace(place, **{name: value})
+    changes: dict[str, Any] = {name: value}
+    other = replace(place, **changes)
     assert other.find() is None
     assert place.find() == place.engine
     other.keep(ENGINE[::-1])

@@ -69,7 +69,9 @@ def build(rtx: Flavour, graph: Graph, tmp_path: Path) -> Build:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto", "bf16", "int8-weights", "int4-weights"])
-def test_a_decoder_with_its_cache_compiles_without_a_gpu(build: Build, precision: Precision) -> None:
+def test_a_decoder_with_its_cache_compiles_without_a_gpu(
+    build: Build, precision: Precision
+) -> None:
     folder, compiled, _ = build("rtx", precision)
     assert (folder / ENGINE).stat().st_size > 100_000
     oldest = str(compiled.settings["compute_capabilities"]).split(", ", maxsplit=1)[0]

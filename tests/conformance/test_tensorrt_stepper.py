@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("lepton_edge_tensorrt", reason="the TensorRT backend is not installed")
 
-from lepton_edge_tensorrt import cuda
 from lepton_edge_tensorrt.engine import open_engine
 from lepton_edge_tensorrt.stepper import TensorRTStepper
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from lepton_edge.generation.loop import generate
 from lepton_edge.generation.sampling import Sampling
 from tests.conformance import fake_gpu, fake_trt
 from tests.conformance.fake_gpu import FakeGpu
+from tests.conformance.tensorrt_parts import COMPILED, PROFILES, assert_all_released, graph
 from tests.decoders import VOCABULARY, tiny_decoder, write_onnx
 
 NEW = 24  # the most new tokens of a step
@@ -70,12 +70,6 @@ def stepper(gpu: FakeGpu, decoder: tuple[Any, Compiled, bytes]) -> Iterator[Tens
     yield made
     made.release()
     assert_all_released(gpu)
-
-
-def assert_all_released(gpu: FakeGpu) -> None:
-    gc.collect()
-    assert gpu.live() == {}
-    assert cuda.live() == cuda.Live(0, 0)
 
 
 def texts(rows: int, length: int, seed: int = 0, prompt: int = 3) -> tuple[Ints, Ints]:
@@ -349,8 +343,6 @@ def test_out_of_memory_names_what_was_asked_and_what_was_free(
 def test_an_engine_that_is_no_decoders_is_refused(
     gpu: FakeGpu, decoder: tuple[Any, Compiled, bytes]
 ) -> None:
-    from tests.conformance.test_tensorrt_session import COMPILED, PROFILES, graph
-
     engine = fake_trt.engine_bytes(graph(), PROFILES)
     with pytest.raises(BackendError, match="not a decoder with a cache: its inputs are input_ids"):
         TensorRTStepper(open_engine(engine, fake_trt.flavour(gpu)), COMPILED)

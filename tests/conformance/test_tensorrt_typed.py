@@ -215,7 +215,7 @@ def layer_norm_written_out(hidden: torch.Tensor) -> torch.Tensor:
     return apart / torch.sqrt(apart.pow(2).mean(-1, keepdim=True) + 1e-6)
 
 
-NORMALIZATIONS = {
+NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "layer_norm": partial(torch.nn.functional.layer_norm, normalized_shape=(16,)),
     "rms_norm": rms_norm,
     "rms_norm_by_root": rms_norm_by_root,
@@ -505,7 +505,8 @@ def test_ports_are_halved_where_told_and_only_those(tmp_path: Path) -> None:
     assert [(v.name, v.dtype) for v in model.graph.outputs] == [("y", full), ("present", half)]
     x, past = weight(2, 4, seed=1), weight(3, 4, seed=2).astype(np.float16)
     y, present = run(model, {"x": x, "past": past})
-    assert (y.dtype, present.dtype) == (np.float32, np.float16)
+    assert y.dtype == np.float32
+    assert present.dtype == np.float16
     np.testing.assert_array_equal(present, np.concatenate([past, x.astype(np.float16)]))
     plain, _ = run(base, {"x": x, "past": past.astype(np.float32)})
     np.testing.assert_allclose(y, plain, rtol=0, atol=3e-3)
