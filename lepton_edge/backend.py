@@ -56,11 +56,11 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The library and version that it was compiled with."""
     settings: dict[str, Setting] = {}
     """The backend's own."""
+    kept: tuple[str, ...] = ()
+    """Operations that int8 left in higher precision, because the task's metric needs them."""
     deferred: bool = False
     """Whether the artifact is the graph and the plan to compile it by: a device does that once,
     with `lepton-edge finalize`, before it opens it."""
-    kept: tuple[str, ...] = ()
-    """Operations that int8 left in higher precision, because the task's metric needs them."""
 
     def with_settings(self, settings: Mapping[str, Setting]) -> Compiled:
         """The same, with these settings in place of its own."""
