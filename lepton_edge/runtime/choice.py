@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lepton_edge.bundle import TOKENIZER, Bundle
 from lepton_edge.errors import BackendError, BundleError
 from lepton_edge.storage import cache_directory
-from lepton_edge.target import TARGETS
+from lepton_edge.target import TARGETS, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,9 @@ def candidates(bundle: Bundle, device: str | None) -> list[Artifact]:
         raise BundleError(f"{bundle.path} has no artifact", hint="build the bundle again")
     names = (device, *(TARGETS[device].alias_of if device in TARGETS else ()))
     named = [artifact for artifact in artifacts if artifact.target in names]
+    if device in TARGETS:  # of an alias, what it stands for here comes first
+        own = resolved(TARGETS[device]).name
+        named.sort(key=lambda artifact: artifact.target != own)
     if device in TARGETS and not named:
         raise BackendError(
             f"{bundle.path} was not built for {device}; "

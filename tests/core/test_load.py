@@ -18,6 +18,7 @@ from lepton_edge.bundle.archive import pack
 from lepton_edge.bundle.hashing import digest_of
 from lepton_edge.bundle.manifest import File
 from lepton_edge.errors import BackendError, BundleError, IntegrityError, SchemaError
+from lepton_edge.runtime.choice import candidates
 from lepton_edge.testing import FakeBackend, FakeSession, write_fake_distribution
 from tests.core.parts import flip_byte, rewrite
 
@@ -434,3 +435,21 @@ def test_a_folder_that_is_a_link_is_refused(fake_bundle: Bundles, tmp_path: Path
     (bundle.path / "artifacts").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(IntegrityError, match="folder artifacts is a link"):
         load(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("board", "target"), [("Orin Nano", "jetson-orin"), ("AGX Thor", "jetson-thor")]
+)
+def test_an_alias_takes_this_machines_own_artifact_first(
+    fake_bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, board: str, target: str
+) -> None:
+    tree = tmp_path / "model"
+    tree.write_bytes(f"NVIDIA Jetson {board} Developer Kit\0".encode())
+    monkeypatch.setattr("lepton_edge.target._DEVICE_TREE", tree)
+    first, second = _with_second_artifact(fake_bundle()).manifest.artifacts
+    names = (("jetson-thor", first), ("jetson-orin", second))
+    artifacts = tuple(msgspec.structs.replace(each, target=name) for name, each in names)
+    bundle = rewrite(fake_bundle("both"), artifacts=artifacts)
+    found = candidates(bundle, "jetson")
+    assert found[0].target == target
+    assert len(found) == 2

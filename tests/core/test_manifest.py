@@ -81,7 +81,10 @@ MANIFEST = Manifest(
 DATA = encode(MANIFEST)
 # Objects whose keys are not fixed: any key may be there, or not.
 OPEN = {"task_config", "tools", "settings", "files"}
-OPTIONAL = {"revision", "equal_labels", "compute", "settings", "kept", "calibration", "quality"}
+OPTIONAL = {
+    "revision", "equal_labels", "compute", "through", "settings", "kept", "deferred",
+    "calibration", "quality",
+}  # fmt: skip
 Place = tuple[str | int, ...]
 
 
