@@ -8,7 +8,9 @@ from pathlib import Path
 
 from lepton_edge.errors import RecipeError
 
-_DEVICE_TREE = Path("/proc/device-tree/model")
+_DEVICE_TREE = Path("/proc/device-tree/compatible")
+# NVIDIA's names of the chips: boards of other makers have models of any name.
+_CHIPS = {"nvidia,tegra234": "jetson-orin", "nvidia,tegra264": "jetson-thor"}
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -82,12 +84,8 @@ def resolved(target: Target) -> Target:
 def this_machine() -> str | None:
     """The target that this machine is, where it says so: a Jetson, by its device tree."""
     try:
-        model = _DEVICE_TREE.read_bytes().decode("utf-8", "replace").lower()
+        found = _DEVICE_TREE.read_bytes().decode("utf-8", "replace")
     except OSError:
         return None
-    # Such as "NVIDIA Jetson Orin Nano Developer Kit" and "NVIDIA Jetson AGX Thor Developer Kit".
-    if "jetson" not in model:
-        return None
-    return next(
-        (name for name in TARGETS if name.startswith("jetson-") and name[7:] in model), None
-    )
+    chips = found.split("\0")
+    return next((target for chip, target in _CHIPS.items() if chip in chips), None)

@@ -25,7 +25,7 @@ def command(bundle: str, device: str | None, as_json: bool) -> None:
     if as_json:
         print_json(done)
     elif done is None:
-        click.echo(f"{bundle} has nothing to compile: it opens as it is")
+        click.echo(f"{bundle} has nothing to compile for this machine")
     else:
         state = "compiled" if done.compiled else "was compiled before"
         click.echo(f"{done.target}: {state}, in {done.cache}")

@@ -28,6 +28,7 @@ def command(bundle: str, as_json: bool) -> None:
             "weights",
             "engine",
             "texts",
+            "through",
             "max error",
             "mean cosine",
             "equal labels",
@@ -39,6 +40,7 @@ def command(bundle: str, as_json: bool) -> None:
                 artifact.compiled.precision,
                 _engine(artifact.compiled),
                 str(artifact.parity.texts),
+                printable(artifact.parity.through or "itself"),
                 f"{artifact.parity.max_error:g}",
                 f"{artifact.parity.mean_cosine:.6f}",
                 "-"

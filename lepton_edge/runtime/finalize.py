@@ -13,6 +13,7 @@ from lepton_edge.bundle import Bundle, open_bundle
 from lepton_edge.bundle.hashing import Verify, check_files
 from lepton_edge.errors import BackendError
 from lepton_edge.runtime.choice import cache_of, candidates, device_of, files_to_read
+from lepton_edge.target import this_machine
 
 if TYPE_CHECKING:
     from lepton_edge.bundle.manifest import Artifact
@@ -49,12 +50,17 @@ def finalize(
     bundle = open_bundle(path)
     reasons: list[str] = []
     deferred = [each for each in candidates(bundle, device) if each.compiled.deferred]
+    here = this_machine()
+    deferred.sort(key=lambda artifact: artifact.target != here)
     for artifact in deferred:
         try:
             return _finalize(bundle, artifact, device, verify, progress)
         except BackendError as error:
             reasons.append(f"{artifact.target} ({artifact.backend}): {error}")
-    if not reasons:
+    # What a fleet runs everywhere: on a machine that is none of the deferred targets, and for which
+    # there is another artifact, there is nothing to do.
+    others = len(deferred) < len(candidates(bundle, device))
+    if not reasons or (others and here is None and device is None):
         return None
     raise BackendError(
         f"{bundle.path} cannot be compiled on this machine:\n  " + "\n  ".join(reasons),

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from lepton_edge_tensorrt.backend import TensorRTBackend
 from lepton_edge_tensorrt.library import Flavour, flavour
 from lepton_edge_tensorrt.options import TensorRTOptions
 from lepton_edge_tensorrt.plan import ONNX, PLAN, Range, read_plan
+from lepton_edge_tensorrt.typed import write_precision
 
 import lepton_edge
 from lepton_edge.backend import (
@@ -42,6 +44,7 @@ from lepton_edge.recipe import Recipe
 from lepton_edge.target import MIB, TARGETS, Target
 from lepton_edge.tasks.text_classification import TextClassificationConfig
 from tests.conformance.test_backends import Bag
+from tests.tiny import save_tiny
 
 BACKEND = TensorRTBackend()
 RTX, ORIN = TARGETS["rtx"], TARGETS["jetson-orin"]
@@ -324,7 +327,7 @@ def test_on_such_a_jetson_it_is_compiled_now(
     build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tree = tmp_path / "model"
-    tree.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
+    tree.write_bytes(b"nvidia,p3767-0005\0nvidia,tegra234\0")
     monkeypatch.setattr("lepton_edge.target._DEVICE_TREE", tree)
     with pytest.raises(BackendError, match="TensorRT is not installed") as info:
         build(target=ORIN)
@@ -357,7 +360,7 @@ def test_an_engine_of_another_version_is_refused_with_both(build: Build, rtx: Fl
     assert rtx.version in info.value.message
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b'{"schema": 2}'])
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b'{"schema": 1}'])
 def test_a_damaged_plan_is_refused(build: Build, damage: bytes) -> None:
     folder, compiled, _ = build()
     (folder / PLAN).write_bytes(damage)
@@ -370,8 +373,8 @@ def test_a_damaged_plan_is_refused(build: Build, damage: bytes) -> None:
 
 def test_a_newer_plan_is_refused_with_its_schema(build: Build) -> None:
     folder, compiled, _ = build()
-    newer = msgspec.structs.replace(read_plan(folder), schema=9)
-    (folder / PLAN).write_bytes(newer.encoded())
+    newer = msgspec.json.decode((folder / PLAN).read_bytes()) | {"schema": 9, "more": 1}
+    (folder / PLAN).write_bytes(msgspec.json.encode(newer))
     with pytest.raises(BackendError, match="has schema 9"):
         BACKEND.load(folder, compiled)
 
@@ -457,7 +460,8 @@ def test_one_bundle_for_three_kinds_of_device(
         with pytest.raises(BackendError, match="TensorRT is not installed"):
             lepton_edge.load(bundle.path, "jetson")
         with pytest.raises(BackendError, match="cannot be compiled on this machine"):
-            lepton_edge.finalize(bundle.path)
+            lepton_edge.finalize(bundle.path, "jetson")
+        assert lepton_edge.finalize(bundle.path) is None  # the CPU's artifact opens here
 
 
 def test_a_graph_that_answers_otherwise_fails_the_build(
@@ -469,11 +473,47 @@ def test_a_graph_that_answers_otherwise_fails_the_build(
         real(model, *arguments)
         for name, value in model.graph.initializers.items():
             if name.endswith("float16") and len(value.shape) == 2:
-                import onnx_ir as ir
-
                 value.const_value = ir.tensor(value.const_value.numpy() * np.float16(-1))
 
     monkeypatch.setattr(building, "write_precision", wrong)
     with pytest.raises(BuildError, match="does not answer like the original"):
         lepton_edge.build(tiny_bert, target="rtx", output=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_inner_value_may_have_an_outputs_name(tmp_path: Path, rtx: Flavour) -> None:
+    """As in every embedding model: torch names the result of its embeddings `embedding`."""
+    folder = save_tiny("bert", tmp_path / "model", "AutoModel", num_hidden_layers=1)
+    bundle = lepton_edge.build(
+        folder, task="feature-extraction", target="rtx,jetson-orin", output=tmp_path
+    )
+    for artifact in bundle.manifest.artifacts:
+        assert [spec.name for spec in artifact.compiled.outputs] == ["embedding"]
+        assert artifact.parity.mean_cosine > 0.9999
+
+
+@pytest.mark.parametrize("kind", ["float16", "large"])
+def test_an_onnx_file_may_be_in_16_bits_or_have_its_weights_beside_it(
+    build: Build, graph: Graph, original: TorchOriginal, tmp_path: Path, kind: str
+) -> None:
+    """As a large source is given to backends; a file in 16 bits becomes fp32 first."""
+    model = onnx_export.onnx_from_graph(graph)
+    file = tmp_path / "source.onnx"
+    if kind == "float16":
+        write_precision(model, "fp16")
+        ir.save(model, file)
+    else:
+        ir.save(model, file, external_data="elsewhere.bin", size_threshold_bytes=0)
+    given = feeds(3, 9)
+    for precision in ("fp32", "auto"):
+        artifact = build(
+            made=dataclasses.replace(graph, program=None, onnx=file),
+            target=ORIN,
+            precision=precision,
+        )
+        assert {path.name for path in artifact[0].iterdir()} == {ONNX, PLAN}
+        with proven(artifact) as session:
+            found = session.infer(given)["logits"]
+        np.testing.assert_allclose(found, original.run(given)["logits"], atol=4e-3)
+        kinds = {each.data_type for each in onnx.load(artifact[0] / ONNX).graph.initializer}
+        assert (onnx.TensorProto.FLOAT16 in kinds) == (precision == "auto")

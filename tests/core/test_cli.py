@@ -156,7 +156,7 @@ def test_inspect_shows_what_the_manifest_says(fake_bundle: Bundles) -> None:
         assert file.sha256 in table
     artifact = next(line for line in lines if line.startswith("intel-cpu"))
     assert artifact.split() == [
-        "intel-cpu", "fake", "fp32", "fake", "1.0", "1", "0", "1.000000", "100.0%",
+        "intel-cpu", "fake", "fp32", "fake", "1.0", "1", "itself", "0", "1.000000", "100.0%",
     ]  # fmt: skip
 
 

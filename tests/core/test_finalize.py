@@ -376,7 +376,7 @@ def test_the_command_leaves_a_bundle_alone_that_opens_as_it_is(fake_bundle: Bund
     bundle = fake_bundle()
     result = invoke("finalize", bundle.path)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"{bundle.path} has nothing to compile: it opens as it is\n"
+    assert result.stdout == f"{bundle.path} has nothing to compile for this machine\n"
 
 
 def test_the_command_says_why_it_cannot(deferred: Bundle) -> None:

@@ -438,13 +438,13 @@ def test_a_folder_that_is_a_link_is_refused(fake_bundle: Bundles, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("board", "target"), [("Orin Nano", "jetson-orin"), ("AGX Thor", "jetson-thor")]
+    ("chip", "target"), [("tegra234", "jetson-orin"), ("tegra264", "jetson-thor")]
 )
 def test_an_alias_takes_this_machines_own_artifact_first(
-    fake_bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, board: str, target: str
+    fake_bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chip: str, target: str
 ) -> None:
-    tree = tmp_path / "model"
-    tree.write_bytes(f"NVIDIA Jetson {board} Developer Kit\0".encode())
+    tree = tmp_path / "compatible"
+    tree.write_bytes(f"maker,board\0nvidia,{chip}\0".encode())
     monkeypatch.setattr("lepton_edge.target._DEVICE_TREE", tree)
     first, second = _with_second_artifact(fake_bundle()).manifest.artifacts
     names = (("jetson-thor", first), ("jetson-orin", second))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from lepton_edge.backend import (
     Quantization,
     Session,
 )
-from lepton_edge.errors import BackendError, DeferredError, StorageError
+from lepton_edge.errors import BackendError, DeferredError, LeptonWarning, StorageError
 from lepton_edge.memory import available_memory
 from lepton_edge.storage import free_space
 from lepton_edge.target import MIB
@@ -129,7 +130,8 @@ class TensorRTBackend(Backend):
             kept = _place(cache, plan, gpu, found).find() if cache else None
             if kept is None:
                 raise DeferredError(
-                    f"it was not compiled for {gpu.name} with {found} yet",
+                    f"it was not compiled for {gpu.name} with {found} yet, or not by this user: "
+                    f"there is no engine in {cache}",
                     hint="lepton-edge finalize BUNDLE compiles it, once",
                 )
             engine = kept
@@ -155,11 +157,11 @@ class TensorRTBackend(Backend):
         gpu = _gpu(device)
         place = _place(cache, plan, gpu, found)
         with place.locked(lambda: progress(0.0, "another process is compiling it: waiting")):
-            if place.find():
+            if (kept := place.find()) and _opens(kept, found, gpu):
                 return False
             _check_room(plan, directory / ONNX, place)
             data = engine_from_onnx(
-                found, directory / ONNX, plan, progress, place.timings(), place.keep_timings
+                found, directory / ONNX, plan, progress, place.timings(), place.keep_timings, gpu
             )
             place.keep(data)
         return True
@@ -230,19 +232,36 @@ def _check_gpu(plan: BuildPlan, compiled: Compiled, gpu: Gpu) -> None:
     )
 
 
+def _opens(engine: Path, found: Flavour, gpu: Gpu) -> bool:
+    """Whether an engine that is whole is still one for this machine: a driver's upgrade can end
+    that, which no version of TensorRT's tells."""
+    from lepton_edge_tensorrt.engine import open_engine
+
+    try:
+        open_engine(engine, found, gpu.index).release()
+    except BackendError:
+        return False
+    return True
+
+
 def _place(cache: Path, plan: BuildPlan, gpu: Gpu, found: Flavour) -> EngineCache:
     return EngineCache(cache, plan.digest(), gpu.name, gpu.capability, str(found))
 
 
 def _check_room(plan: BuildPlan, graph: Path, place: EngineCache) -> None:
-    """Raise, before minutes of work, where memory or disk will not do."""
-    free = available_memory()
+    """Raise, before minutes of work, where memory or disk will not do; the plan's memory is an
+    estimate, so it takes half of it to refuse, and all of it not to warn."""
+    free = available_memory(with_swap=True)
     if free is not None and plan.memory > free:
-        raise BackendError(
+        message = (
             f"compiling takes about {plan.memory // MIB:,} MiB of memory; {free // MIB:,} MiB are "
-            "free",
-            hint="stop other programs, add swap, or build with a smaller precision",
+            "free, swap included"
         )
+        if plan.memory > 2 * free:
+            raise BackendError(
+                message, hint="stop other programs, add swap, or build with a smaller precision"
+            )
+        warnings.warn(message, LeptonWarning, stacklevel=3)
     size = sum(each.stat().st_size for each in graph.parent.glob(f"{graph.name}*"))
     needed = int(size * _ENGINE_PER_BYTE)
     if shutil.disk_usage(place.folder).free < needed:

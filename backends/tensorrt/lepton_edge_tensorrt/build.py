@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 import warnings
 from collections.abc import Collection
@@ -68,6 +69,11 @@ def artifact_from_graph(
     Jetson's engine only on such a Jetson, and everywhere else its graph is parsed with the plan's
     shapes by TensorRT for RTX.
     """
+    # What can be refused now is, rather than after minutes of export and calibration.
+    deferred, found = _flavour(target)
+    gpu = None if deferred or target.name == "rtx" else _gpu_here()
+    if target.name == "rtx":
+        compiling.check_capabilities(found, options.capabilities())
     half = _HALVES.get(precision, "fp16")
     # A decoder's cache is in fp16 too. numpy has no bf16, in which a host could hold it.
     cache = _cache(graph) if half == "fp16" else ()
@@ -88,7 +94,6 @@ def artifact_from_graph(
         model = with_small_weights(model, bits=4 if precision == "int4-weights" else 8)
     if half:
         write_precision(model, half, cache)
-    deferred, found = _flavour(target)
     file = directory / ONNX
     save(model, file)
     computed = product_types(model.graph) if half else {"FLOAT"}
@@ -108,7 +113,8 @@ def artifact_from_graph(
         compiling.parse(found, file, plan)
         _warn_of_memory(plan, target)
     else:
-        settings |= _compile(found, file, plan, directory, aside)
+        del model  # the compiler has its own copy of the weights
+        settings |= _compile(found, file, plan, directory, aside, gpu)
     (directory / PLAN).write_bytes(plan.encoded())
     return Compiled(
         precision=_WEIGHTS.get(precision, precision),
@@ -138,7 +144,12 @@ def _flavour(target: Target) -> tuple[bool, Flavour]:
     """Whether a device has to compile, and the flavour that compiles, or that checks meanwhile."""
     if not target.name.startswith("jetson") or _is_this_machine(target):
         return False, flavour_for(target)
-    return True, flavour("tensorrt_rtx")
+    try:
+        return True, flavour("tensorrt_rtx")
+    except BackendError:
+        if platform.machine() == "x86_64":
+            raise
+    return True, flavour("tensorrt")  # RTX is for x86-64: on another Jetson, its own parser
 
 
 def _is_this_machine(target: Target) -> bool:
@@ -175,7 +186,7 @@ def _capabilities(
     least = 0.0 if set(computed) <= {"FLOAT16"} else _AMPERE
     if not options.compute_capabilities:
         return tuple(each for each in compiling.known_capabilities(found) if float(each) >= least)
-    wanted = tuple(str(each) for each in options.compute_capabilities)
+    wanted = options.capabilities()
     if old := [each for each in wanted if float(each) < least]:
         raise BackendError(
             f"the recipe asks for compute capability {', '.join(old)}, for which {found} has "
@@ -191,16 +202,21 @@ def _spoken(computed: Collection[str]) -> str:
 
 
 def _compile(
-    found: Flavour, file: Path, plan: BuildPlan, directory: Path, aside: Aside
+    found: Flavour,
+    file: Path,
+    plan: BuildPlan,
+    directory: Path,
+    aside: Aside,
+    gpu: Gpu | None,
 ) -> dict[str, Setting]:
     """Write the engine in place of the graph."""
     shown = _Shares(aside)
-    if plan.capabilities:
-        facts: dict[str, Setting] = {"compute_capabilities": ", ".join(plan.capabilities)}
-    else:
-        gpu = _gpu_here()
-        facts = {"gpu": gpu.name, "compute_capabilities": gpu.capability}
-    data = compiling.engine_from_onnx(found, file, plan, shown)
+    facts: dict[str, Setting] = (
+        {"gpu": gpu.name, "compute_capabilities": gpu.capability}
+        if gpu
+        else {"compute_capabilities": ", ".join(plan.capabilities)}
+    )
+    data = compiling.engine_from_onnx(found, file, plan, shown, gpu=gpu)
     for left in directory.iterdir():
         left.unlink()
     (directory / ENGINE).write_bytes(data)

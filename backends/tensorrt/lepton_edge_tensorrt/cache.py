@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,14 @@ import msgspec
 
 from lepton_edge.bundle.hashing import check_files
 from lepton_edge.bundle.manifest import File
-from lepton_edge.errors import BundleError
+from lepton_edge.errors import BundleError, StorageError
 from lepton_edge.storage import is_unfinished, storage_errors, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_RECORD = "engine.json"
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -74,13 +78,26 @@ class EngineCache:
         """Write an engine. Raises `StorageError`."""
         import hashlib
 
-        with storage_errors(self.engine):
+        with _errors(self.engine):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._record.unlink(missing_ok=True)
             write_atomically(self.engine, data)
             record = self._expected(len(data), hashlib.sha256(data).hexdigest())
             write_atomically(self._record, msgspec.json.encode(record))
+            for path in (self.engine, self._record):
+                path.chmod(0o644)  # a service of another user may share the cache
+        self._forget_older()
         return self.engine
+
+    def _forget_older(self) -> None:
+        """Remove this plan's engines for the same GPU of other versions of the library: after an
+        upgrade nothing opens them."""
+        for folder in self.root.iterdir():
+            with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+                record = msgspec.json.decode((folder / _RECORD).read_bytes(), type=Record)
+                same = (record.plan, record.gpu, record.capability)
+                if same == (self.plan, self.gpu, self.capability) and folder != self.folder:
+                    shutil.rmtree(folder)
 
     def timings(self) -> bytes | None:
         """What an earlier compilation measured of this GPU's kernels."""
@@ -90,7 +107,7 @@ class EngineCache:
             return None
 
     def keep_timings(self, data: bytes) -> None:
-        with storage_errors(self._timings):
+        with _errors(self._timings):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self._timings, data)
 
@@ -100,7 +117,7 @@ class EngineCache:
 
         The lock goes with the process, however it ends. Raises `StorageError`.
         """
-        with storage_errors(self.folder):
+        with _errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -123,11 +140,23 @@ class EngineCache:
 
     @property
     def _record(self) -> Path:
-        return self.folder / "engine.json"
+        return self.folder / _RECORD
 
     @property
     def _timings(self) -> Path:
         return self.folder / "timing.cache"
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """As `storage_errors`, with what helps with a cache."""
+    try:
+        with storage_errors(path):
+            yield
+    except StorageError as error:
+        raise StorageError(
+            error.message, hint="free some space, or: export XDG_CACHE_HOME=/another/folder"
+        ) from error
 
 
 def _lock(handle: int, options: int = 0) -> bool:

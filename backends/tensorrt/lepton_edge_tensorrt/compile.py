@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_edge.errors import BackendError
+from lepton_edge.errors import BackendError, LeptonError, LeptonWarning
 from lepton_edge_tensorrt.library import messages, strongly_typed
 
 if TYPE_CHECKING:
+    from lepton_edge_tensorrt.cuda import Gpu
     from lepton_edge_tensorrt.library import Flavour
     from lepton_edge_tensorrt.plan import BuildPlan
 
@@ -66,24 +68,32 @@ def engine_from_onnx(
     progress: Progress = lambda share, step: None,
     timings: bytes | None = None,
     keep_timings: Callable[[bytes], None] = lambda data: None,
+    gpu: Gpu | None = None,
 ) -> bytes:
-    """The serialized engine.
+    """The serialized engine, for ``gpu``, or ahead of time where that is None.
 
     ``timings`` is a timing cache of an earlier try; ``keep_timings`` is given what was measured,
     also where the work is ended early. An exception of ``progress``, and Ctrl-C, end it within a
     step. Raises `BackendError`.
     """
-    parsed = parse(flavour, file, plan)
-    cache = _timing_cache(flavour, parsed.config, timings)
     monitor = _monitor(flavour.trt, progress)
-    parsed.config.progress_monitor = monitor
+    with _on(gpu):
+        parsed = parse(flavour, file, plan)
+        if gpu and flavour.name == "tensorrt_rtx":
+            parsed.config.num_compute_capabilities = 1
+            parsed.config.set_compute_capability(flavour.trt.ComputeCapability.CURRENT, 0)
+        cache = _timing_cache(flavour, parsed.config, timings)
+        parsed.config.progress_monitor = monitor
+
+    def build() -> Any:
+        with _on(gpu):  # CUDA's choice of a GPU is a thread's own
+            return parsed.builder.build_serialized_network(parsed.network, parsed.config)
+
     try:
-        data = _in_thread(
-            partial(parsed.builder.build_serialized_network, parsed.network, parsed.config), monitor
-        )
+        data = _in_thread(build, monitor)
     finally:
         if cache is not None:
-            keep_timings(bytes(cache.serialize()))
+            _keep(cache, keep_timings)
     if monitor.failure is not None:
         raise monitor.failure
     if data is None:
@@ -121,7 +131,8 @@ def _configure(flavour: Flavour, builder: Any, config: Any, plan: BuildPlan) -> 
             raise BackendError(f"{flavour} refuses the profile {ranges}")
 
 
-def _set_capabilities(flavour: Flavour, config: Any, wanted: tuple[str, ...]) -> None:
+def check_capabilities(flavour: Flavour, wanted: tuple[str, ...]) -> None:
+    """Raise `BackendError` where TensorRT for RTX does not compile for one of them."""
     known = known_capabilities(flavour)
     if unknown := [each for each in wanted if each not in known]:
         raise BackendError(
@@ -130,10 +141,31 @@ def _set_capabilities(flavour: Flavour, config: Any, wanted: tuple[str, ...]) ->
             hint="backends: {tensorrt: {compute_capabilities: […]}} in the recipe, or --target "
             "nvidia on a machine with that GPU",
         )
+
+
+def _set_capabilities(flavour: Flavour, config: Any, wanted: tuple[str, ...]) -> None:
+    check_capabilities(flavour, wanted)
     config.num_compute_capabilities = len(wanted)
     for index, each in enumerate(wanted):
         name = f"SM{each.replace('.', '')}"
         config.set_compute_capability(getattr(flavour.trt.ComputeCapability, name), index)
+
+
+def _on(gpu: Gpu | None) -> AbstractContextManager[None]:
+    """Inside, that GPU is the calling thread's."""
+    if gpu is None:
+        return nullcontext()
+    from lepton_edge_tensorrt.cuda import Device
+
+    return Device(gpu).current()
+
+
+def _keep(cache: Any, keep_timings: Callable[[bytes], None]) -> None:
+    """Without them a next try only takes longer, so they must not end this one."""
+    try:
+        keep_timings(bytes(cache.serialize()))
+    except (LeptonError, OSError) as error:
+        warnings.warn(f"timings of kernels could not be kept: {error}", LeptonWarning, stacklevel=3)
 
 
 def _timing_cache(flavour: Flavour, config: Any, timings: bytes | None) -> Any:

@@ -111,16 +111,22 @@ def flavour(name: Name) -> Flavour:
 
 @cache
 def _flavour(name: Name) -> Flavour:
-    if find_spec(name) is not None:
+    if _is_there(name):
         trt = _imported(name, name)
     elif name == "tensorrt_rtx" and find_spec("tensorrt_rtx_bindings") is not None:
         _load_libraries()
         trt = _imported(name, "tensorrt_rtx_bindings")
     else:
         raise BackendError(f"{_TITLES[name]} is not installed", hint=_INSTALL[name])
-    found = Flavour(name, str(trt.__version__), trt)
+    found = Flavour(name, str(getattr(trt, "__version__", "0")), trt)
     _check(found)
     return found
+
+
+def _is_there(module: str) -> bool:
+    """A folder of that name, as an uninstallation leaves it, is none."""
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 def _imported(name: Name, module: str) -> Any:

@@ -33,14 +33,15 @@ def onnx_from_graph(graph: Graph, opset: int = OPSET, *, at_least: int = 0) -> i
 
     Raises `BackendError`.
     """
-    import onnx_ir as ir
+    import onnx_ir.passes.common as passes
 
     if graph.program is None:
-        model = _converted(ir.load(str(graph.onnx)), at_least)
+        model = _read(Path(str(graph.onnx)), at_least)
     else:
         model = _exported(graph, opset)
     _name(model.graph.inputs, graph.inputs, "input")
     _name(model.graph.outputs, graph.outputs, "output")
+    passes.NameFixPass()(model)  # torch may call an inner value as we call an output
     return model
 
 
@@ -56,6 +57,36 @@ def save(model: ir.Model, file: Path) -> None:
         ir.save(model, str(file))
     else:
         ir.save(model, str(file), external_data=f"{file.name}.data")
+
+
+def _read(file: Path, opset: int) -> ir.Model:
+    """The file with all weights in memory, in fp32."""
+    import onnx_ir as ir
+
+    model = ir.load(str(file))
+    ir.external_data.load_to_model(model)
+    _widen(model)
+    return _converted(model, opset)
+
+
+def _widen(model: ir.Model) -> None:
+    """A file in 16 bits, to fp32, which changes no weight: what is computed in which precision is
+    for the build to write."""
+    import onnx_ir as ir
+    import onnx_ir.passes.common as passes
+
+    halves, full = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16), ir.DataType.FLOAT
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for value in model.graph.initializers.values():
+        if value.dtype in halves and value.const_value is not None:
+            value.const_value = ir.tensor(value.const_value.numpy().astype("float32"))
+            value.dtype = full
+    for node in model.graph.all_nodes():
+        if node.op_type == "Cast" and node.attributes["to"].as_int() in halves:
+            node.attributes["to"] = ir.AttrInt64("to", full)
+        for value in node.outputs:
+            if value.dtype in halves:
+                value.dtype = full
 
 
 def _converted(model: ir.Model, opset: int) -> ir.Model:

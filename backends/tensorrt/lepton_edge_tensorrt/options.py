@@ -43,4 +43,8 @@ class TensorRTOptions:
                     f"compute_capabilities has {each!r}: each is a number such as 8.6 or 12.0"
                 )
 
+    def capabilities(self) -> tuple[str, ...]:
+        """``compute_capabilities`` as texts: YAML reads 8.6 as a number."""
+        return tuple(str(each) for each in self.compute_capabilities)
+
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (a ClassVar to pydantic)

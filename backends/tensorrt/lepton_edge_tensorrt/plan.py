@@ -65,10 +65,22 @@ class BuildPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return hashlib.sha256(self.encoded()).hexdigest()
 
 
+class _Versioned(msgspec.Struct):
+    schema: int
+
+
 def read_plan(directory: Path) -> BuildPlan:
     """Raises `BackendError`."""
     try:
-        plan = msgspec.json.decode((directory / PLAN).read_bytes(), type=BuildPlan)
+        data = (directory / PLAN).read_bytes()
+        schema = msgspec.json.decode(data, type=_Versioned).schema
+        if schema > SCHEMA:
+            raise BackendError(
+                f"{directory / PLAN} has schema {schema}; this lepton-edge-tensorrt reads up to "
+                f"{SCHEMA}",
+                hint="pip install --upgrade lepton-edge-tensorrt",
+            )
+        return msgspec.json.decode(data, type=BuildPlan)
     except OSError as error:
         raise BackendError(
             f"{directory} has no build plan: {error.strerror}", hint="build the bundle again"
@@ -77,13 +89,6 @@ def read_plan(directory: Path) -> BuildPlan:
         raise BackendError(
             f"{directory / PLAN} is no build plan: {error}", hint="build the bundle again"
         ) from error
-    if plan.schema > SCHEMA:
-        raise BackendError(
-            f"{directory / PLAN} has schema {plan.schema}; this lepton-edge-tensorrt reads up to "
-            f"{SCHEMA}",
-            hint="pip install --upgrade lepton-edge-tensorrt",
-        )
-    return plan
 
 
 def profiles_of(

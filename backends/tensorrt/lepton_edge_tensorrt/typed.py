@@ -91,8 +91,8 @@ _STATISTICS = frozenset(
 )
 _UNCHANGING = frozenset({"Cast", "Clip", "Expand", "Identity", "Max", "Reshape", "Unsqueeze"})
 _PRODUCTS = frozenset({"Conv", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
-# Below this a number in fp16 has fewer bits, until none is left.
-_SMALLEST_NORMAL = 2.0**-14
+# Below this fp16 has less than 8 bits for a scale, until none is left.
+SMALLEST_SCALE = 2.0**-17
 
 
 def write_precision(model: ir.Model, half: Half, half_ports: Collection[str] = ()) -> None:
@@ -109,6 +109,7 @@ def write_precision(model: ir.Model, half: Half, half_ports: Collection[str] = (
     _Typing(model.graph, half, half_ports).write()
     passes.RemoveUnusedNodesPass()(model)
     passes.TopologicalSortPass()(model)
+    passes.NameFixPass()(model)
 
 
 def _multiply_outer_products(graph: ir.Graph) -> None:
@@ -338,7 +339,7 @@ def _has_tiny_scale(node: ir.Node) -> bool:
     scale = node.inputs[1]
     if scale is None or scale.const_value is None:
         return True
-    return bool((abs(scale.const_value.numpy()) < _SMALLEST_NORMAL).any())
+    return bool((abs(scale.const_value.numpy()) < SMALLEST_SCALE).any())
 
 
 def _subgraphs(node: ir.Node) -> list[Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lepton_edge.errors import BackendError
+from lepton_edge_tensorrt.typed import SMALLEST_SCALE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,11 +106,11 @@ def _largest(array: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
 
 
 def _scales(largest: NDArray[np.float32], levels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Never 0, by which nothing can be divided, nor below the type's smallest number of full
-    precision: weights of less than half of that become 0."""
+    """Never 0, by which nothing can be divided, nor so small that fp16, in which they may end,
+    has less than 8 bits for them: weights of less than half of that become 0."""
     import numpy as np
 
-    scales: NDArray[Any] = np.maximum(largest / levels, np.finfo(dtype).tiny).astype(dtype)
+    scales: NDArray[Any] = np.maximum(largest / levels, SMALLEST_SCALE).astype(dtype)
     return scales
 
 

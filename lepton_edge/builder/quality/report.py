@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lepton_edge.builder.artifact import Candidate, Made
     from lepton_edge.builder.parity import Compared
     from lepton_edge.builder.plan import Plan
+    from lepton_edge.bundle.manifest import Artifact
     from lepton_edge.runtime.text import TextEncoder
 
 _TIMED = 16  # inputs, one a call
@@ -137,7 +138,7 @@ def _target(plan: Plan, judge: Judge, made: Made, backend: Backend, encoder: Tex
 
 def _through(shown: Sequence[Candidate]) -> str:
     """What computed for a device that the build machine does not have; empty where it has it."""
-    return shown[0].parity.through if shown[0].parity else ""
+    return next((each.parity.through for each in shown if each.parity and each.parity.through), "")
 
 
 def _timed(judge: Judge, shown: Sequence[Candidate], models: Sequence[Any]) -> tuple[Standing, ...]:
@@ -298,10 +299,15 @@ def _about(plan: Plan, judge: Judge, made: Sequence[Made]) -> Markup:
     entries += [
         ("model", f"{plan.loaded.source.name} ({plan.loaded.source.architecture})"),
         ("its weights' SHA-256", code(plan.loaded.source.sha256)),
-        ("compiled with", ", ".join(each.artifact.compiled.requires for each in made)),
+        ("compiled with", ", ".join(_compiler(each.artifact) for each in made)),
         ("machine", f"{here.processor}, {here.cores} cores, {', '.join(here.features)}"),
     ]
     return section("What was measured", facts(entries))
+
+
+def _compiler(artifact: Artifact) -> str:
+    compiled = artifact.compiled
+    return f"{compiled.requires}, on the device" if compiled.deferred else compiled.requires
 
 
 def _subtitle(plan: Plan) -> str:
