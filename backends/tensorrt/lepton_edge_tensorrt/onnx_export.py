@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ def onnx_from_graph(graph: Graph, opset: int = OPSET, *, at_least: int = 0) -> i
         model = _read(Path(str(graph.onnx)), at_least)
     else:
         model = _exported(graph, opset)
+        _name_by_place(model)
     _name(model.graph.inputs, graph.inputs, "input")
     _name(model.graph.outputs, graph.outputs, "output")
     passes.NameFixPass()(model)  # torch may call an inner value as we call an output
@@ -147,6 +149,27 @@ def _exported(graph: Graph, opset: int) -> Any:
             logger.setLevel(level)
     assert exported is not None
     return exported.model
+
+
+def _name_by_place(model: ir.Model) -> None:
+    """Name what torch names by counters of the whole process by its place in the graph instead, and
+    leave out its notes on where in the model's code each operation came from: the same model then
+    gives the same bytes."""
+    outputs = set(model.graph.outputs)
+    for place, node in enumerate(model.graph.all_nodes()):
+        node.name = f"{node.op_type}_{place}"
+        node.metadata_props.clear()
+        node.doc_string = None
+        for index, value in enumerate(node.outputs):
+            value.metadata_props.clear()
+            if value not in outputs:
+                value.name = f"{node.name}_{index}"
+    for place, value in enumerate(list(model.graph.initializers.values())):
+        value.metadata_props.clear()
+        if re.fullmatch(r"val_\d+", str(value.name)):
+            value.name = f"constant_{place}"
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
 
 
 def _name(values: Sequence[ir.Value], specs: Sequence[TensorSpec], kind: str) -> None:
