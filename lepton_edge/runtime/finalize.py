@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from lepton_edge.bundle import Bundle, open_bundle
 from lepton_edge.bundle.hashing import Verify, check_files
 from lepton_edge.errors import BackendError
 from lepton_edge.runtime.choice import cache_of, candidates, device_of, files_to_read
-from lepton_edge.target import this_machine
+from lepton_edge.target import TARGETS, this_machine
 
 if TYPE_CHECKING:
     from lepton_edge.bundle.manifest import Artifact
@@ -57,15 +58,21 @@ def finalize(
             return _finalize(bundle, artifact, device, verify, progress)
         except BackendError as error:
             reasons.append(f"{artifact.target} ({artifact.backend}): {error}")
-    # What a fleet runs everywhere: on a machine that is none of the deferred targets, and for which
-    # there is another artifact, there is nothing to do.
+    # What a fleet runs everywhere: on a machine of another architecture than the deferred targets',
+    # and for which there is another artifact, there is nothing to do. On one of theirs a failure is
+    # one, also where it does not say which board it is, as in a container.
     others = len(deferred) < len(candidates(bundle, device))
-    if not reasons or (others and here is None and device is None):
+    if not reasons or (others and device is None and not any(map(_may_be_for_here, deferred))):
         return None
     raise BackendError(
         f"{bundle.path} cannot be compiled on this machine:\n  " + "\n  ".join(reasons),
         hint="lepton-edge doctor shows what this machine has",
     )
+
+
+def _may_be_for_here(artifact: Artifact) -> bool:
+    target = TARGETS.get(artifact.target)
+    return target is None or target.architecture.replace("-", "_") == platform.machine()
 
 
 def _finalize(

@@ -69,6 +69,8 @@ class Report(document.Page, frozen=True, kw_only=True):
     """The JSON document."""
 
     models: tuple[Engines, ...]
+    remark: str = ""
+    """What a reader has to know of how this run was made."""
     together: dict[str, float]
     """One bundle for three targets, of the first model: seconds of each step's target, and of all.
     """
@@ -195,6 +197,7 @@ def page_of(report: Report) -> str:
         "No GPU was used. Engines are compiled ahead of time by TensorRT for RTX for every compute "
         "capability that it has for the precision; accuracy is of the typed graph through ONNX "
         "Runtime. How fast engines are on a device is not on this page.",
+        *(["", report.remark] if report.remark else []),
     ]
     for each in report.models:
         first = each.rows[0]

@@ -429,3 +429,19 @@ def test_tune_opens_the_engine_that_was_compiled(deferred: Bundle, script: Any) 
     with load(bundle.path) as model:
         assert model.profile is not None
         assert model.profile.settings == {"way": 1}
+
+
+def test_a_failure_on_the_targets_own_architecture_is_not_hidden(
+    fake_bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container a Jetson does not say that it is one. Elsewhere there is nothing to do."""
+    bundle = _with_another(_deferred(fake_bundle()), "intel-cpu", deferred=False)
+
+    def broken(*_: object) -> bool:
+        raise BackendError("the memory is full")
+
+    monkeypatch.setattr(FakeBackend, "finalize", broken)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert "the memory is full" in _fault(BackendError, finalize, bundle.path).message
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert finalize(bundle.path) is None
