@@ -25,6 +25,7 @@ from lepton_edge.builder.quality.metrics import METRICS
 from lepton_edge.bundle import manifest
 from lepton_edge.cli import main as cli
 from lepton_edge.tasks import TASKS, task_class
+from lepton_edge.tasks.base import AnyTask
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n"
@@ -85,17 +86,30 @@ def _tasks() -> str:
     for name in TASKS:
         task = task_class(name)
         about = inspect.getdoc(sys.modules[task.__module__]) or ""
-        fields = ", ".join(f"`{field}`" for field in task.fields)
-        one = "a text (str)" if len(task.fields) == 1 else f"a mapping with {fields}"
-        parts += [f"## {name}\n", about + "\n", f"An input is {one}.\n"]
+        parts += [f"## {name}\n", about + "\n", f"An input is {_input_of(task)}.\n"]
         if dataclasses.fields(task.Parameters):
             parts.append(_table(task.Parameters, "### Parameters\n"))
+        if task.generates:
+            parts += [
+                "### Quality\n",
+                "The build compares perplexity and greedy tokens with the original's: `quality` in",
+                "[recipes](recipes.md). [More about generating text](generation.md).\n",
+            ]
+            continue
         parts += ["### Metrics\n", "| metric | a row has | what it is |", "| --- | --- | --- |"]
         for metric in METRICS[name]:
             columns = ", ".join(f"`{column}`" for column in metric.columns)
             parts.append(f"| `{metric.name}` | {columns} | {metric.about} |")
         parts.append("")
     return "\n".join(parts)
+
+
+def _input_of(task: type[AnyTask]) -> str:
+    if task.generates:
+        return "a text (str) to continue, or a list of messages to answer"
+    if len(task.fields) == 1:
+        return "a text (str)"
+    return "a mapping with " + ", ".join(f"`{field}`" for field in task.fields)
 
 
 def _bundles() -> str:
@@ -133,6 +147,7 @@ def _bundles() -> str:
             _table(Compiled, "### `artifacts[].compiled`\n"),
             _table(TensorSpec, "### `artifacts[].compiled.inputs[]`, `outputs[]`\n"),
             _table(manifest.Parity, "### `artifacts[].parity`\n"),
+            _table(manifest.GenerationQuality, "### `artifacts[].generation`\n"),
             _table(manifest.Calibration, "### `artifacts[].calibration`\n"),
             _table(manifest.Quality, "### `artifacts[].quality`\n"),
             _table(manifest.Attempt, "### `artifacts[].quality.attempts[]`\n"),

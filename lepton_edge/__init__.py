@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from lepton_edge.bundle.archive import pack as pack
     from lepton_edge.bundle.archive import unpack as unpack
     from lepton_edge.errors import LeptonError as LeptonError
+    from lepton_edge.generation.messages import Message as Message
+    from lepton_edge.generation.messages import ToolCall as ToolCall
     from lepton_edge.keywords import Keyword as Keyword
     from lepton_edge.keywords import extract_keywords as extract_keywords
     from lepton_edge.recipe import Recipe as Recipe
     from lepton_edge.recipe import load_recipe as load_recipe
     from lepton_edge.runtime import load as load
+    from lepton_edge.runtime.answers import Completion as Completion
+    from lepton_edge.runtime.answers import Delta as Delta
     from lepton_edge.runtime.finalize import Finalized as Finalized
     from lepton_edge.runtime.finalize import finalize as finalize
+    from lepton_edge.runtime.generative_model import GenerativeModel as GenerativeModel
+    from lepton_edge.runtime.generative_model import TextStream as TextStream
     from lepton_edge.runtime.model import Model as Model
     from lepton_edge.runtime.profile import Profile as Profile
     from lepton_edge.search.index import Hit as Hit
@@ -53,22 +59,28 @@ _HOMES = {
     "BenchSettings": "lepton_edge.benchmark.report",
     "Bundle": "lepton_edge.bundle",
     "Classification": "lepton_edge.tasks.text_classification",
+    "Completion": "lepton_edge.runtime.answers",
+    "Delta": "lepton_edge.runtime.answers",
     "Embedding": "lepton_edge.tasks.feature_extraction",
     "Entities": "lepton_edge.tasks.token_classification",
     "Entity": "lepton_edge.tasks.token_classification",
     "Finalized": "lepton_edge.runtime.finalize",
     "FilledMasks": "lepton_edge.tasks.fill_mask",
+    "GenerativeModel": "lepton_edge.runtime.generative_model",
     "Hit": "lepton_edge.search.index",
     "Index": "lepton_edge.search.index",
     "Keyword": "lepton_edge.keywords",
     "LeptonError": "lepton_edge.errors",
     "Model": "lepton_edge.runtime.model",
     "Profile": "lepton_edge.runtime.profile",
+    "Message": "lepton_edge.generation.messages",
     "QueryDocuments": "lepton_edge.tasks.text_ranking",
     "Question": "lepton_edge.tasks.question_answering",
     "Ranking": "lepton_edge.tasks.text_ranking",
     "Recipe": "lepton_edge.recipe",
     "TorchSource": "lepton_edge.builder.torch_model",
+    "TextStream": "lepton_edge.runtime.generative_model",
+    "ToolCall": "lepton_edge.generation.messages",
     "Tuning": "lepton_edge.tuning.report",
     "bench": "lepton_edge.benchmark.bench",
     "build": "lepton_edge.builder",

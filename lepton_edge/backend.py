@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
-from lepton_edge.errors import InferenceError
+from lepton_edge.errors import BackendError, InferenceError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from lepton_edge.generation.loop import Stepper
+    from lepton_edge.generation.request import Request, TokenStream
     from lepton_edge.target import Target
 
     Tensors = Mapping[str, NDArray[np.generic]]
@@ -81,6 +83,34 @@ class Graph:
     largest: Mapping[str, int] = field(default_factory=dict)
     """The largest size that a named dimension will be given, where it is known: of ``length``, the
     longest text in tokens."""
+    vocabulary: Vocabulary | None = None
+    """Of a decoder: what its tokens stand for."""
+
+
+@dataclass(frozen=True)
+class DecoderForm:
+    """How a backend wants the graph of a decoder's step.
+
+    ``attention``: ``sdpa`` for scaled-dot-product attention whole, ``eager`` for the products and
+    the softmax that it is made of. ``logits``: of the ``last`` position of a step, or of ``all``.
+    ``keeps_dtype``: weights of 16 bits stay as the checkpoint has them; otherwise all are float32.
+    """
+
+    attention: Literal["eager", "sdpa"] = "eager"
+    logits: Literal["last", "all"] = "last"
+    keeps_dtype: bool = False
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A decoder's tokens, for a backend that holds answers to a grammar.
+
+    ``tokens`` are the bytes that each id stands for, in order, empty for special ones; ``end`` the
+    ids that end an answer.
+    """
+
+    tokens: Sequence[bytes]
+    end: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -160,6 +190,50 @@ class Session(ABC):
         self.close()
 
 
+@dataclass(frozen=True)
+class Generation:
+    """How a generator is opened.
+
+    ``max_length`` is the most tokens of one text, prompt and answer together. ``cache_tokens`` is
+    how many tokens the key-value cache holds, those of all the texts that are generated at a time
+    and of earlier ones that may be continued; None leaves it to the backend. ``tokenizer`` is the
+    bundle's tokenizer.json. ``adapters`` are LoRA adapters (safetensors) by name. ``draft`` is the
+    directory of a smaller model's artifact that guesses tokens, ``prompt_lookup`` guesses them from
+    the prompt; what is generated is the same.
+    """
+
+    max_length: int
+    tokenizer: Path
+    cache_tokens: int | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    draft: Path | None = None
+    prompt_lookup: bool = False
+
+
+class Generator(ABC):
+    """An opened decoder: token ids in, token ids out as they come. Safe from many threads."""
+
+    device: str
+    details: Mapping[str, Setting]
+    max_length: int
+    """The most tokens of one text, prompt and answer together."""
+
+    @abstractmethod
+    def submit(self, requests: Sequence[Request]) -> list[TokenStream]:
+        """Begin to answer these, together as far as the backend can, and return at once.
+
+        What fails for one of them alone is raised by its stream. Raises `InputError` for a request
+        that can never be answered (longer than ``max_length``, or than the cache holds; a grammar
+        that is not valid; an adapter that was not opened), before any of them is begun;
+        `InferenceError` for a closed generator.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what is running, with an `InferenceError` for who waits, and release the device's
+        memory. Closing twice is harmless."""
+
+
 class Backend(ABC):
     """Compiles graphs and opens artifacts. One class, made with no arguments.
 
@@ -168,6 +242,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type]
+    decoder: ClassVar[DecoderForm] = DecoderForm()
+    """How `build` wants the graph of a decoder's step."""
     unstable: ClassVar[tuple[str, ...]] = ()
     """Files of an artifact that the vendor's compiler writes differently each time."""
 
@@ -230,6 +306,28 @@ class Backend(ABC):
         that is an error. Raises `BackendError`; `DeferredError` for a deferred artifact that
         `finalize` has not compiled here yet.
         """
+
+    def prove_steps(self, directory: Path, compiled: Compiled, aside: Aside) -> Stepper:
+        """As `prove`, of a decoder: its steps, one after another. The caller closes it."""
+        raise self._cannot_generate()
+
+    def load_generator(
+        self,
+        directory: Path,
+        compiled: Compiled,
+        generation: Generation,
+        device: str | None = None,
+        cache: Path | None = None,
+    ) -> Generator:
+        """Open a decoder's artifact that `build` wrote; arguments and errors as those of `load`.
+        Raises `BackendError` also where the cache does not fit into the free memory."""
+        raise self._cannot_generate()
+
+    def _cannot_generate(self) -> BackendError:
+        return BackendError(
+            f"the backend {self.name!r} does not generate text",
+            hint=f"pip install --upgrade the distribution of {self.name}",
+        )
 
     def finalize(
         self,

@@ -38,6 +38,9 @@ _NotEmpty = Annotated[str, Field(min_length=1)]
 _HINT = "lepton-edge recipes shows examples; lepton-edge recipes --schema, every key"
 
 
+# Of a task's options: paths, which start at the recipe's folder.
+_FILES = ("chat_template",)
+
 # YAML takes 1e-3 for text: it wants a point, and a sign in the exponent. Nobody else does.
 _EXPONENT = re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+")
 
@@ -150,6 +153,14 @@ class Quality(_Rows):
     """How many rows are used, spread over the file; all where it is absent."""
     compare: tuple[Precision, ...] = ("fp32", "auto")
     """Other precisions that the quality report shows beside the one that is built."""
+    max_perplexity_ratio: Annotated[float, BeforeValidator(_number), Field(ge=1)] | None = None
+    """With text-generation: how many times the original's the perplexity on `data` (a column
+    `text`; a built-in text where it is absent) may be. Where absent: 1.001 for fp32, 1.05 for
+    int8-weights, 1.5 for int4-weights, otherwise 1.02."""
+    min_equal_tokens: _Share | None = None
+    """With text-generation: the smallest share of equal tokens, place by place, where the compiled
+    model and the original each continue prompts greedily by up to 64. Where absent: 0.9 for fp32,
+    otherwise 0: one other choice, however near, makes the rest another text."""
 
 
 class Index(_Section):
@@ -276,13 +287,14 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         "quality": ("data",),
         "index": ("data",),
     }
-    return recipe.model_copy(
-        update={
-            name: _from_folder(section, keys, path.parent)
-            for name, keys in sections.items()
-            if (section := getattr(recipe, name)) is not None
-        }
-    )
+    update: dict[str, Any] = {
+        name: _from_folder(section, keys, path.parent)
+        for name, keys in sections.items()
+        if (section := getattr(recipe, name)) is not None
+    }
+    options = recipe.task_options
+    files = {key: str(path.parent / options[key]) for key in _FILES if options.get(key)}
+    return recipe.model_copy(update={**update, "task_options": {**options, **files}})
 
 
 def _from_folder(section: _Section, keys: Iterable[str], folder: Path) -> _Section:

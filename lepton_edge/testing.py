@@ -233,14 +233,14 @@ def write_fake_bundle(
 
     ``changes`` replace fields of its manifest.
     """
-    from lepton_edge.tasks import task_class
+    from lepton_edge.tasks import session_task
 
     config: Mapping[str, Any] = task_config or _TASK_CONFIGS[task]
     size = len(config.get("labels", ())) or (len(_WORDS) if task == "fill-mask" else 8)
     target = TARGETS["intel-cpu"]
     outputs = tuple(
         TensorSpec(name, "float32", tuple(size if each == "size" else each for each in dimensions))
-        for name, dimensions in task_class(task).outputs.items()
+        for name, dimensions in session_task(task, "the fake bundle").outputs.items()
     )
     artifact = directory / "artifacts" / "fake"
     artifact.mkdir(parents=True)

@@ -49,12 +49,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "llama": _COMMON | {"tie_word_embeddings": True},
     "mistral": _COMMON | {"sliding_window": WINDOW, "head_dim": 16},
+    "mixtral": _COMMON | {"num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo2": _COMMON,
     "phi3": _COMMON | {"sliding_window": WINDOW},
     # The first layer sees everything, the second a window.
     "qwen2": _COMMON
     | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
     "qwen3": _COMMON | {"head_dim": 12},
+    "qwen3_moe": _COMMON
+    | {
+        "head_dim": 12,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "decoder_sparse_step": 1,
+    },
     # No rotary embedding in the second layer.
     "smollm3": _COMMON | {"no_rope_layers": [1, 0], "tie_word_embeddings": True},
 }

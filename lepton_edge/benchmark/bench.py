@@ -26,10 +26,11 @@ from lepton_edge.benchmark.timing import Pace
 from lepton_edge.benchmark.wording import describe_case, notes_of
 from lepton_edge.bundle import Bundle, open_bundle
 from lepton_edge.errors import InputError
+from lepton_edge.tasks import session_task
 
 if TYPE_CHECKING:
     from lepton_edge.benchmark.originals import Originals, Source
-    from lepton_edge.runtime.model import Model
+    from lepton_edge.runtime.session_model import SessionModel
 
 Progress = Callable[[str], None]
 
@@ -66,6 +67,7 @@ def bench(
     settings = settings or BenchSettings()
     say = (lambda step: None) if progress is None else progress
     opened = open_bundle(bundle)
+    session_task(opened.manifest.task, "bench")
     if compare:
         from lepton_edge.benchmark.originals import check_ways
 
@@ -78,10 +80,10 @@ def bench(
         originals = _read_original(opened, compare, original, say)  # refused before slow work
         startup = _startup(opened, device, workloads, settings, say)
         say("opening the bundle")
-        from lepton_edge.runtime import load
+        from lepton_edge.runtime import load_session
 
         with (
-            load(bundle, device) as model,
+            load_session(bundle, device, purpose="bench") as model,
             _opened(originals, model, len(cpus), workloads, say) as others,
         ):
             cases = _cases(model, others, workloads, settings, say)
@@ -155,11 +157,11 @@ def _read_original(
 
 def _opened(
     originals: Originals | None,
-    model: Model,
+    model: SessionModel,
     threads: int,
     workloads: Sequence[Workload],
     say: Progress,
-) -> AbstractContextManager[dict[str, Model]]:
+) -> AbstractContextManager[dict[str, SessionModel]]:
     if originals is None:
         return nullcontext({})
     say("exporting the original")
@@ -168,8 +170,8 @@ def _opened(
 
 
 def _cases(
-    model: Model,
-    others: dict[str, Model],
+    model: SessionModel,
+    others: dict[str, SessionModel],
     workloads: Sequence[Workload],
     settings: BenchSettings,
     say: Progress,
@@ -183,7 +185,7 @@ def _cases(
     return tuple(cases)
 
 
-def _subject(bundle: Bundle, model: Model, device: str | None) -> Subject:
+def _subject(bundle: Bundle, model: SessionModel, device: str | None) -> Subject:
     from lepton_edge.bundle import manifest as manifests
     from lepton_edge.bundle.hashing import sha256
 

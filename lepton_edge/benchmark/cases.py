@@ -14,7 +14,7 @@ from lepton_edge.benchmark.sessions import Observed, Outputs
 from lepton_edge.benchmark.statistics import extent, percentile
 from lepton_edge.benchmark.timing import Clock, Pace, inputs_of_round
 from lepton_edge.errors import InputError
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.session_model import SessionModel
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def made_workloads(
 
 
 def measure_case(
-    model: Model,
-    others: Mapping[str, Model],
+    model: SessionModel,
+    others: Mapping[str, SessionModel],
     workload: Workload,
     batch: int,
     pace: Pace,
@@ -118,7 +118,7 @@ def _rounded(value: float) -> float:
 
 
 def _mean_tokens(
-    model: Model,
+    model: SessionModel,
     batches: Sequence[Sequence[Any]],
     parameters: Mapping[str, Any],
     found: Standing,
@@ -135,7 +135,7 @@ def _mean_tokens(
     return tokens / sum(len(batches[place]) for place in timed)
 
 
-def count_tokens(model: Model, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> int:
+def count_tokens(model: SessionModel, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> int:
     """The tokens that a call feeds to the model, padding not among them."""
     counts: list[int] = []
 
@@ -144,5 +144,5 @@ def count_tokens(model: Model, inputs: Sequence[Any], parameters: Mapping[str, A
         counts.append(feeds[INPUT_IDS].size if mask is None else int((mask != 0).sum()))
 
     observed = Observed(model.session, seen)
-    Model(model.manifest, observed, model.encoder, model.task)(inputs, **parameters)
+    SessionModel(model.manifest, observed, model.encoder, model.task)(inputs, **parameters)
     return sum(counts)

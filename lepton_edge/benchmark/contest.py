@@ -11,7 +11,7 @@ from lepton_edge.benchmark.statistics import Summary, extent, percentile
 from lepton_edge.benchmark.timing import Clock, Pace, inputs_of_round, take_turns
 
 if TYPE_CHECKING:
-    from lepton_edge.runtime.model import Model
+    from lepton_edge.runtime.session_model import SessionModel
 
 Objective = Literal["p50", "p99", "throughput"]
 """The median or the 99th percentile of a call's seconds (less is better), or inputs answered a
@@ -26,7 +26,7 @@ class Candidate:
     call: Callable[[Sequence[Any]], object]
 
     @classmethod
-    def of(cls, name: str, model: Model, **parameters: Any) -> Candidate:
+    def of(cls, name: str, model: SessionModel, **parameters: Any) -> Candidate:
         """``model(inputs, **parameters)``."""
         return cls(name, lambda inputs: model(inputs, **parameters))
 

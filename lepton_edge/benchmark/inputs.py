@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
     from lepton_edge.bundle import Bundle
-    from lepton_edge.runtime.model import Model
+    from lepton_edge.runtime.session_model import SessionModel
 
 _WORDS = 5000
 _FEWEST_WORDS = 50
@@ -33,7 +33,7 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
     return tokenizer
 
 
-def examples(model: Model, texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+def examples(model: SessionModel, texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
     """Inputs of the model's task made of these texts, and what to call it with beside them."""
     inputs, parameters = model.task.examples(texts)
     given = dataclasses.fields(parameters)

@@ -22,7 +22,7 @@ from lepton_edge.benchmark.inputs import examples
 from lepton_edge.benchmark.sessions import Observed, Outputs
 from lepton_edge.errors import BackendError, InputError, SourceError
 from lepton_edge.runtime.batching import Limits
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.session_model import SessionModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,8 +80,8 @@ class Originals:
 
     @contextmanager
     def opened(
-        self, model: Model, threads: int, texts: Sequence[str]
-    ) -> Iterator[dict[str, Model]]:
+        self, model: SessionModel, threads: int, texts: Sequence[str]
+    ) -> Iterator[dict[str, SessionModel]]:
         """The original as models beside ``model``, with as many threads each.
 
         Each has lepton-edge's own tokenization and task, so that inference alone differs, and runs
@@ -156,12 +156,12 @@ def _sessions(
     return sessions
 
 
-def _as_it_comes(model: Model, session: Session) -> Model:
+def _as_it_comes(model: SessionModel, session: Session) -> SessionModel:
     """The model with another session, and with batches as they are given."""
-    return Model(model.manifest, session, model.encoder, model.task, limits=_AS_IT_COMES)
+    return SessionModel(model.manifest, session, model.encoder, model.task, limits=_AS_IT_COMES)
 
 
-def _check_same(model: Model, sessions: Mapping[str, Session], texts: Sequence[str]) -> None:
+def _check_same(model: SessionModel, sessions: Mapping[str, Session], texts: Sequence[str]) -> None:
     """Refuse to compare ways that answer differently, up to what a number format rounds away."""
     import numpy as np
 

@@ -5,26 +5,22 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge import recipes, registry
-from lepton_edge.bundle import REPORT, TOKENIZER, Bundle, open_bundle, refuse_output
+from lepton_edge.bundle import TOKENIZER, Bundle, open_bundle, refuse_output
 from lepton_edge.bundle import manifest as manifests
-from lepton_edge.errors import BuildError, LeptonWarning, RecipeError, SourceError
+from lepton_edge.errors import BuildError, RecipeError, SourceError
 from lepton_edge.recipe import Recipe, Source, load_recipe
 from lepton_edge.storage import new_directory
 from lepton_edge.target import parse_targets
 
 if TYPE_CHECKING:
-    from lepton_edge.backend import Graph, Precision
-    from lepton_edge.builder.plan import Plan
-    from lepton_edge.builder.quality import Examples, Judge
+    from lepton_edge.backend import Precision
     from lepton_edge.builder.source import LoadedSource
     from lepton_edge.builder.torch_model import TorchSource
 
@@ -71,81 +67,27 @@ def build(  # noqa: PLR0913  (keywords all but one)
     final = Path(output) / f"{recipe.name}-{recipe.version}"
     refuse_output(final, force)
 
-    from lepton_edge.builder.artifact import Workshop
-    from lepton_edge.builder.calibration import read_calibration
-    from lepton_edge.builder.index import add_index, check_index
+    from lepton_edge.builder.generator_build import GeneratorBuild
     from lepton_edge.builder.plan import Plan
-    from lepton_edge.builder.quality import read_examples
-    from lepton_edge.builder.quality.report import write_report
+    from lepton_edge.builder.session_build import SessionBuild
 
     say("reading the model")
-    plan = Plan.of(recipe, _load(source, recipe, trust_remote_code))
-    examples = read_examples(plan.task, recipe.quality)
-    precisions = (recipe.precision, *(recipe.quality.compare if examples else ()))
-    calibration = read_calibration(plan.task, recipe.calibration) if "int8" in precisions else None
-    if recipe.index:
-        check_index(plan)
+    keeps_dtype = recipe.precision != "fp32" and all(
+        backend.decoder.keeps_dtype for backend in backends.values()
+    )
+    plan = Plan.of(recipe, _load(source, recipe, trust_remote_code, keeps_dtype))
+    kind = GeneratorBuild if plan.task.generates else SessionBuild
+    work_of = kind(plan, [(each, backends[each.name]) for each in targets], created, say)
     with new_directory(final, replace=force) as work, tempfile.TemporaryDirectory() as scratch:
         (work / TOKENIZER).parent.mkdir()
         (work / TOKENIZER).write_text(plan.loaded.tokenizer, encoding="utf-8")
-        say("exporting the graph")
-        graph = replace(
-            plan.loaded.original.graph(plan.task.name, plan.task.config, Path(scratch)),
-            largest={"length": plan.text.max_length},
-        )
-        judge = _judge(plan, graph, examples, work, created, say) if examples else None
-        made = [
-            Workshop(
-                plan, graph, wanted, backends[wanted.name], work, judge, calibration, say
-            ).make(Path(scratch))
-            for wanted in targets
-        ]
-        if judge:
-            say("writing the quality report")
-            write_report(work / REPORT, plan, judge, made, backends, say)
-        if plan.recipe.index:
-            say("embedding the index")
-            add_index(plan, made[0], backends[targets[0].name], work, created)
+        artifacts = work_of.artifacts(work, Path(scratch))
         say("writing the manifest")
-        manifest = plan.manifest(tuple(each.artifact for each in made), work, created)
+        manifest = plan.manifest(artifacts, work, created)
         data = manifests.encode(manifest)
         manifests.decode(data, manifests.FILE_NAME)  # what cannot be read gets no name
         (work / manifests.FILE_NAME).write_bytes(data)
     return open_bundle(final)
-
-
-def _judge(
-    plan: Plan, graph: Graph, examples: Examples, work: Path, created: str, say: Progress
-) -> Judge:
-    """Who scores the compiled models, after scoring the original."""
-    from lepton_edge.builder.quality import Judge, OriginalSession
-
-    if absent := examples.missing_labels():
-        warnings.warn(
-            f"{examples.file} has no example of {', '.join(absent[:5])}"
-            f"{f' and {len(absent) - 5} others' if len(absent) > 5 else ''}: "
-            f"{examples.metric.name} says nothing about {'them' if len(absent) > 1 else 'it'}",
-            LeptonWarning,
-            stacklevel=3,
-        )
-    say(f"scoring the original: {examples.metric.name} on {len(examples):,} examples")
-    judge = Judge(
-        plan.manifest((), work, created),
-        plan.encoder(work),
-        plan.task,
-        examples,
-        plan.recipe.quality.max_drop,
-        OriginalSession(plan.loaded.original, graph),
-    )
-    if not judge.speaks:
-        warnings.warn(
-            f"the original's {examples.metric.name} on {examples.file} is 0, so it says nothing "
-            "about what is lost: the limits under parity decide. Does the data name things as the "
-            "model does?",
-            LeptonWarning,
-            stacklevel=3,
-        )
-    return judge
 
 
 def _recipe_from(
@@ -234,7 +176,9 @@ def _named(name: str, revision: str | None) -> Recipe:
     )
 
 
-def _load(source: object, recipe: Recipe, trust_remote_code: bool) -> LoadedSource:
+def _load(
+    source: object, recipe: Recipe, trust_remote_code: bool, keeps_dtype: bool
+) -> LoadedSource:
     from lepton_edge.builder.torch_model import TorchSource
 
     if isinstance(source, TorchSource):
@@ -257,8 +201,15 @@ def _load(source: object, recipe: Recipe, trust_remote_code: bool) -> LoadedSour
         from lepton_edge.builder import hub
 
         folder = hub.download(wanted.hub, str(wanted.revision), with_code=trust_remote_code)
-        return load_folder(folder, recipe, trust_remote_code=trust_remote_code, hub_id=wanted.hub)
-    return load_folder(Path(str(wanted.path)), recipe, trust_remote_code=trust_remote_code)
+    else:
+        folder = Path(str(wanted.path))
+    return load_folder(
+        folder,
+        recipe,
+        trust_remote_code=trust_remote_code,
+        hub_id=wanted.hub,
+        keeps_dtype=keeps_dtype,
+    )
 
 
 def _check_extra() -> None:

@@ -224,14 +224,18 @@ class Workshop:
     def _calibrated(self) -> Quantization:
         if self._quantization is None:
             assert self._calibration, "read where int8 is made"
-            feeds = self._calibration.feeds(self._plan.task, self._encoder, self._graph.inputs)
+            feeds = self._calibration.feeds(
+                self._plan.session_task, self._encoder, self._graph.inputs
+            )
             self._quantization = Quantization(feeds)
         return self._quantization
 
     def _parity(self, session: Session) -> Parity:
         plan = self._plan
         texts = plan.recipe.parity.sample or SENTENCES
-        return parity.measure(plan.loaded.original, session, self._encoder, plan.task, texts)
+        return parity.measure(
+            plan.loaded.original, session, self._encoder, plan.session_task, texts
+        )
 
     def _scored(self, made: Candidate, session: Session, judge: Judge) -> Candidate:
         metric, examples = judge.examples.metric.name, len(judge.examples)

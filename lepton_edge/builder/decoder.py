@@ -14,8 +14,9 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lepton_edge.backend import Graph, TensorSpec
+from lepton_edge.builder.experts import every_expert, experts_of
 from lepton_edge.builder.source import first_line
-from lepton_edge.errors import UnsupportedModelError
+from lepton_edge.errors import LeptonWarning, UnsupportedModelError
 from lepton_edge.generation.tensors import LOGITS, POSITION_IDS, past_names, present_names
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS
 
@@ -34,10 +35,12 @@ DECODERS = {
     "granite": "Granite",
     "llama": "Llama",
     "mistral": "Mistral",
+    "mixtral": "Mixtral",
     "olmo2": "OLMo 2",
     "phi3": "Phi-3",
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3 MoE",
     "smollm3": "SmolLM3",
 }
 
@@ -57,7 +60,9 @@ def decoder_graph(
     logits: Logits = "last",
     max_length: int | None = None,
 ) -> Graph:
-    """Export a transformers causal language model (float32, in eval mode).
+    """Export a transformers causal language model (in eval mode). One with weights of 16 bits is
+    computed in them, and so is its cache, whatever the specifications say: a backend's build gives
+    both the format that it wants.
 
     Inputs: ``input_ids`` int64 [batch, length], ``attention_mask`` int64 [batch, total] (1 for a
     token, 0 for padding, which is on the left; total = past + length), ``position_ids`` int64
@@ -83,13 +88,21 @@ def decoder_graph(
     """
     config = model.config
     check_decoder(config)
+    if experts := experts_of(config):
+        warnings.warn(
+            f"each token of this mixture of experts is for {experts[1]} of {experts[0]}, and the "
+            "compiled model computes all of them: it answers the same, and takes the time of a "
+            "model with all of its weights in use",
+            LeptonWarning,
+            stacklevel=2,
+        )
     if getattr(config, "attn_logit_softcapping", None) is not None:
         attention = "eager"
     step = _Step(model, last=logits == "last").eval()
     before = config._attn_implementation
     model.set_attn_implementation(attention)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), every_expert(config):
             warnings.simplefilter("ignore")  # torch's own deprecations: nothing to act on
             example = _example(model)
             program = torch.export.export(
@@ -138,7 +151,7 @@ def _rope_types(parameters: Any) -> Iterator[str]:
             yield from _rope_types(each)
 
 
-class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
+class CacheLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     """A layer of the cache that holds a step's input tensors, and never looks into them.
 
     `DynamicLayer` asks whether its tensor is empty, which an export decides once, for its example.
@@ -170,7 +183,7 @@ class _Step(torch.nn.Module):
         past: Sequence[tuple[torch.Tensor, torch.Tensor]],
     ) -> tuple[torch.Tensor, ...]:
         cache = DynamicCache()
-        cache.layers = [_Layer(keys, values) for keys, values in past]
+        cache.layers = [CacheLayer(keys, values) for keys, values in past]
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -192,10 +205,8 @@ def _example(model: Any) -> _Example:
     ids = (torch.arange(_BATCH * _NEW) % 5).reshape(_BATCH, _NEW)
     made = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
     sizes = [(layer.keys.shape[1], layer.keys.shape[3]) for layer in made.layers]
-    past = [
-        (torch.zeros(_BATCH, heads, _PAST, size), torch.zeros(_BATCH, heads, _PAST, size))
-        for heads, size in sizes
-    ]
+    empty = [torch.zeros(_BATCH, heads, _PAST, size, dtype=model.dtype) for heads, size in sizes]
+    past = [(each, each.clone()) for each in empty]
     positions = torch.arange(_PAST, _PAST + _NEW).repeat(_BATCH, 1)
     return ids, torch.ones(_BATCH, _PAST + _NEW, dtype=torch.long), positions, past
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lepton_edge.builder.decoder import DECODERS
 from lepton_edge.errors import SourceError, UnsupportedModelError
 
 # By `model_type` in config.json. Each is exported and compared with torch in
@@ -52,24 +53,25 @@ HEADS = {
     "text-ranking": _SEQUENCE,
     "fill-mask": Head("AutoModelForMaskedLM", ("ForMaskedLM",)),
     "feature-extraction": Head("AutoModel", ("Model", "ForPreTraining")),
+    "text-generation": Head("AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel")),
 }
 
 
 def check_family(file: Path, values: dict[str, Any]) -> None:
     """Raise `UnsupportedModelError` unless config.json names a family that exports."""
     model_type = values.get("model_type")
-    if model_type in ENCODERS:
+    if model_type in ENCODERS or model_type in DECODERS:
         return
     if model_type is None:
         # transformers would guess it from the folder's name.
         raise UnsupportedModelError(
-            f"{file} does not say its model_type; supported: {', '.join(ENCODERS)}",
+            f"{file} does not say its model_type; supported: {', '.join((*ENCODERS, *DECODERS))}",
             hint='add it, such as "model_type": "bert"',
         )
     name = (values.get("architectures") or [model_type])[0]
     raise UnsupportedModelError(
         f"the architecture {name} (model_type {model_type!r}) cannot be exported; "
-        f"supported: {', '.join(ENCODERS.values())}",
+        f"supported: {', '.join((*ENCODERS.values(), *DECODERS.values()))}",
         hint=_ONNX_WAY,
     )
 

@@ -6,8 +6,11 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
+from lepton_edge.builder.causal_lm import generation_facts, load_causal_lm
+from lepton_edge.builder.decoder import check_decoder
 from lepton_edge.builder.families import HEADS, check_family, max_positions, task_of
 from lepton_edge.builder.folder import SentenceFiles, activation_of, license_of, read_json
 from lepton_edge.builder.quiet import quiet
@@ -17,12 +20,13 @@ from lepton_edge.builder.tokenizers import (
     check_vocabulary,
     lowered,
     tokenizer_from_folder,
+    transformers_tokenizer,
 )
 from lepton_edge.builder.torch_model import TorchOriginal
 from lepton_edge.bundle.manifest import Source
 from lepton_edge.errors import SourceError
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
-from lepton_edge.tasks import task_class
+from lepton_edge.tasks import session_task, task_class
 from lepton_edge.tasks.base import Facts
 
 if TYPE_CHECKING:
@@ -33,9 +37,15 @@ _TOKEN_VECTORS = {"embedding": "last_hidden_state"}
 
 
 def load_folder(
-    folder: Path, recipe: Recipe, *, trust_remote_code: bool = False, hub_id: str | None = None
+    folder: Path,
+    recipe: Recipe,
+    *,
+    trust_remote_code: bool = False,
+    hub_id: str | None = None,
+    keeps_dtype: bool = False,
 ) -> LoadedSource:
-    """Read a checkpoint, its tokenizer, and what sentence-transformers files say beside it.
+    """Read a checkpoint, its tokenizer, and what other files say beside it. Weights are read as
+    float32; those of a decoder, with ``keeps_dtype``, as they are stored.
 
     Raises `SourceError` for what is missing or damaged, `UnsupportedModelError` for a family
     that cannot be exported.
@@ -49,18 +59,35 @@ def load_folder(
     if sentence.lower_case:
         tokenizer = lowered(tokenizer)
     check_vocabulary(tokenizer, getattr(config, "vocab_size", None))
-    model = _load_model(folder, config, task, trust_remote_code)
-    inputs, outputs = inputs_of(model, config), tuple(task_class(task).outputs)
-    limits = (tokenizer.max_length, sentence.max_length, max_positions(config.to_dict()))
     name = hub_id or folder.resolve().name
+    source = Source(
+        kind="hub" if hub_id else "huggingface",
+        name=name,
+        architecture=(config.architectures or [type(config).__name__])[0],
+        sha256=digest,
+        revision=recipe.source.revision if recipe.source else None,
+    )
+    if task_class(task).generates:
+        check_decoder(config)
+        return LoadedSource(
+            source=source,
+            original=load_causal_lm(folder, config, None if keeps_dtype else torch.float32),
+            task=task,
+            facts=Facts(
+                generation=generation_facts(
+                    folder, config, transformers_tokenizer(folder, trust_remote_code)
+                )
+            ),
+            tokenizer=tokenizer.json,
+            pad_id=tokenizer.pad_id,
+            max_length=config.max_position_embeddings,
+            license=license_of(folder),
+        )
+    model = _load_model(folder, config, task, trust_remote_code)
+    inputs, outputs = inputs_of(model, config), tuple(session_task(task, "an encoder").outputs)
+    limits = (tokenizer.max_length, sentence.max_length, max_positions(config.to_dict()))
     return LoadedSource(
-        source=Source(
-            kind="hub" if hub_id else "huggingface",
-            name=name,
-            architecture=type(model).__name__,
-            sha256=digest,
-            revision=recipe.source.revision if recipe.source else None,
-        ),
+        source=msgspec.structs.replace(source, architecture=type(model).__name__),
         original=TorchOriginal(_Call(model, inputs, outputs), inputs, type(model).__name__),
         task=task,
         facts=_facts(config, sentence, recipe, tokenizer),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lepton_edge.bundle import TOKENIZER
 from lepton_edge.errors import InputError, RecipeError
 from lepton_edge.runtime.files import read_rows
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.session_model import SessionModel
 from lepton_edge.runtime.text import TextEncoder
 from lepton_edge.search.index import INSIDE
 from lepton_edge.search.rows import build_from_file
@@ -46,11 +46,11 @@ def add_index(plan: Plan, made: Made, backend: Backend, work: Path, created: str
     """
     recipe = plan.recipe.index
     assert recipe is not None
-    encoder = TextEncoder(work / TOKENIZER, plan.text, plan.task.tokenization())
+    encoder = TextEncoder(work / TOKENIZER, plan.text, plan.session_task.tokenization())
     manifest = plan.manifest((made.artifact,), work, created)
     with made.chosen.opened(backend) as session:
         build_from_file(
-            Model(manifest, session, encoder, plan.task),
+            SessionModel(manifest, session, encoder, plan.session_task),
             Path(recipe.data),
             work / INSIDE,
             column=recipe.column,

@@ -19,7 +19,7 @@ from lepton_edge.builder.tokenizers import check_vocabulary, lowered, tokenizer_
 from lepton_edge.bundle.manifest import Source
 from lepton_edge.errors import SourceError
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
-from lepton_edge.tasks import TASKS, task_class
+from lepton_edge.tasks import SESSION_TASKS, session_task
 from lepton_edge.tasks.base import Facts
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_onnx(file: Path, folder: Path, recipe: Recipe) -> LoadedSource:
     if recipe.task is None:
         raise SourceError(
             "an ONNX file does not say its task",
-            hint=f"name one with --task, or task in a recipe: {' or '.join(TASKS)}",
+            hint=f"name one with --task, or task in a recipe: {' or '.join(SESSION_TASKS)}",
         )
     pinned = recipe.source.sha256 if recipe.source else None
     weights = [file, *external_data(file)]
@@ -136,7 +136,7 @@ class OnnxOriginal:
         model = self._model()
         made = {tensor.name for tensor in model.graph.initializer}  # old files list them as inputs
         inputs = tuple(_input_spec(v) for v in model.graph.input if v.name not in made)
-        wanted = task_class(task).outputs
+        wanted = session_task(task, "an ONNX file").outputs
         names = self._names(model, list(wanted))
         # What the file says of its outputs can be missing or wrong: look at one of each.
         samples = self._opened(self._file).run(names, _example(inputs, 2, 9))

@@ -15,13 +15,17 @@ from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.manifest import Artifact, Manifest, Text
 from lepton_edge.errors import SourceError
 from lepton_edge.tasks import task_class
+from lepton_edge.tasks.base import Task
 
 if TYPE_CHECKING:
     from lepton_edge.builder.source import LoadedSource
     from lepton_edge.recipe import Recipe
     from lepton_edge.runtime.text import TextEncoder
-    from lepton_edge.tasks.base import Task
+    from lepton_edge.tasks.base import AnyTask
 
+# A conversation's: the key-value cache of the many thousands that some models take would be larger
+# than most devices. text.max_length asks for more.
+_GENERATED_LENGTH = 8192
 _TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime")
 
 
@@ -31,7 +35,7 @@ class Plan:
 
     recipe: Recipe
     loaded: LoadedSource
-    task: Task[Any, Any]
+    task: AnyTask
     text: Text
 
     @classmethod
@@ -39,7 +43,10 @@ class Plan:
         """Raises `RecipeError` and `SourceError`."""
         task = task_class(loaded.task)
         config = task.configure(recipe.options_of_task(loaded.task), loaded.facts)
-        length = recipe.text.max_length or loaded.max_length
+        default = loaded.max_length
+        if task.generates:
+            default = min(default, _GENERATED_LENGTH)
+        length = recipe.text.max_length or default
         if length > loaded.max_length:
             raise SourceError(
                 f"text.max_length is {length}; the model takes up to {loaded.max_length} tokens",
@@ -48,13 +55,19 @@ class Plan:
         text = Text(length, recipe.text.on_long_text, recipe.text.max_characters, loaded.pad_id)
         return cls(recipe, loaded, task(config), text)
 
+    @property
+    def session_task(self) -> Task[Any, Any]:
+        """The task, where a session answers it."""
+        assert isinstance(self.task, Task)
+        return self.task
+
     def encoder(self, work: Path) -> TextEncoder:
         """Tokenizes what the build compares and measures with. That is not for the bundle's limits
         to refuse: what is too long is cut."""
         from lepton_edge.runtime.text import TextEncoder
 
         text = msgspec.structs.replace(self.text, on_long_text="truncate", max_characters=2**31)
-        return TextEncoder(work / TOKENIZER, text, self.task.tokenization())
+        return TextEncoder(work / TOKENIZER, text, self.session_task.tokenization())
 
     def manifest(self, artifacts: tuple[Artifact, ...], work: Path, created: str) -> Manifest:
         """Of the bundle whose files are in ``work``."""

@@ -42,3 +42,27 @@ SENTENCES = (
     "We regret to inform you that your application was not successful this time.",
     "What a wonderful surprise to see you all here tonight",
 )
+
+# Prose to predict, where a recipe has none: of several kinds, and long enough for a few windows.
+PROSE = (
+    "When the ferry left the harbour that morning, the lake was so still that the hills stood on "
+    "their heads in it. Marta counted her crates of apples again. There were thirty-one, one more "
+    "than last week, and she had promised the baker on the other side every one of them. The wind "
+    "came up at noon, as it always did, and the boat began to roll a little. Nobody on board "
+    "minded except a small dog, who lay down under a bench and looked offended.",
+    "Before you open the cabinet, switch off the main power and wait for two minutes. Remove the "
+    "four screws on the left, then lift the panel towards you. The filter is behind the fan: pull "
+    "it out by its handle, shake the dust off outside, and wash it with warm water. Let it dry for "
+    "a day before you put it back. If the red lamp still blinks afterwards, note the number on the "
+    "display and call the service desk.",
+    "The study followed 412 patients over three years. Those in the first group were given the new "
+    "treatment twice a day, and those in the second group the usual one. After twelve months, "
+    "61 percent of the first group reported less pain, against 48 percent of the second. Side "
+    "effects were mild in both groups, and no patient had to leave the study because of them. The "
+    "authors warn that the groups differed in age, so that further work is needed.",
+    "Dear Ms Okafor, thank you for your letter of 3 May. We have looked into the two payments that "
+    "you mention. The first was made by standing order and is correct. The second was charged "
+    "twice by mistake, and the amount of 84.20 euros was returned to your account this morning. "
+    "We are sorry for the trouble. If you have any other question, please write to us or ring the "
+    "branch during opening hours.",
+)

@@ -36,6 +36,21 @@ def tokenizer_from_folder(folder: Path, trust_remote_code: bool = False) -> Sour
 
     Raises `SourceError` where there is none, or only one that needs Python to run.
     """
+    tokenizer = transformers_tokenizer(folder, trust_remote_code)
+    backend = tokenizer.backend_tokenizer
+    stated = tokenizer.model_max_length
+    return SourceTokenizer(
+        json=backend.to_str(),
+        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        size=_size(backend),
+        mask_token=tokenizer.mask_token,
+        # transformers' way to say "not stated" is a number of about 10**30.
+        max_length=int(stated) if stated is not None and 0 < stated < 10**9 else None,
+    )
+
+
+def transformers_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """transformers' own tokenizer of a folder. Raises `SourceError` as `tokenizer_from_folder`."""
     if not any((folder / name).is_file() for name in _FILES):
         raise SourceError(
             f"{folder} has no tokenizer: none of {', '.join(_FILES)} is there",
@@ -48,21 +63,13 @@ def tokenizer_from_folder(folder: Path, trust_remote_code: bool = False) -> Sour
             tokenizer: Any = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=trust_remote_code
             )
-        backend = tokenizer.backend_tokenizer
+        tokenizer.backend_tokenizer  # noqa: B018  (one that needs Python to run has none)
     except Exception as error:  # transformers raises many kinds for a damaged tokenizer
         raise SourceError(
             f"the tokenizer in {folder} cannot be read: {error}",
             hint="it needs a tokenizer.json: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
         ) from error
-    stated = tokenizer.model_max_length
-    return SourceTokenizer(
-        json=backend.to_str(),
-        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-        size=_size(backend),
-        mask_token=tokenizer.mask_token,
-        # transformers' way to say "not stated" is a number of about 10**30.
-        max_length=int(stated) if stated is not None and 0 < stated < 10**9 else None,
-    )
+    return tokenizer
 
 
 def tokenizer_from_file(file: Path) -> SourceTokenizer:

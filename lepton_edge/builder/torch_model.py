@@ -25,7 +25,7 @@ from lepton_edge.builder.tokenizers import (
 from lepton_edge.bundle.manifest import Source
 from lepton_edge.errors import SourceError, UnsupportedModelError
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
-from lepton_edge.tasks import task_class
+from lepton_edge.tasks import session_task
 from lepton_edge.tasks.base import Facts
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class TorchOriginal:
 
     def graph(self, task: str, config: Any, work: Path) -> Graph:
         """Raises `UnsupportedModelError` where torch cannot export the module."""
-        wanted = task_class(task).outputs
+        wanted = session_task(task, "a torch module").outputs
         self._wrapped = TaskOutput(
             self._module,
             self._inputs,

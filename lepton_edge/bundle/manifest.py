@@ -108,6 +108,27 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was tried for this artifact, in order; the last one is what the bundle holds."""
 
 
+class GenerationQuality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How well a model that generates predicts text, beside the original."""
+
+    tokens: int
+    """How many tokens of text were predicted, each from those before it."""
+    data: str | None
+    """The file's name; none for the built-in text."""
+    perplexity: float
+    """exp of the mean negative log-likelihood of those tokens."""
+    original_perplexity: float
+    """The original's."""
+    max_perplexity_ratio: float
+    """How many times the original's it might be."""
+    equal_tokens: float
+    """Share of equal tokens, place by place, where both continue the same prompts greedily."""
+    greedy_tokens: int
+    """How many tokens that is a share of."""
+    min_equal_tokens: float
+    """The smallest share allowed."""
+
+
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one backend made of the model for one target."""
 
@@ -128,6 +149,8 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What INT8 was calibrated on."""
     quality: Quality | None = None
     """The task's metric, where the recipe has evaluation data."""
+    generation: GenerationQuality | None = None
+    """Of a model that generates text."""
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

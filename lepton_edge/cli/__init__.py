@@ -19,6 +19,7 @@ _VERBS = (
     "build",
     "finalize",
     "run",
+    "chat",
     "index",
     "search",
     "keywords",

@@ -63,6 +63,13 @@ def command(source: str, as_json: bool, **options: Any) -> None:
             f"({_measured(parity)}): "
             f"largest error {parity.max_error:g}, mean cosine {parity.mean_cosine:.6f}{labels}"
         )
+        if found := artifact.generation:
+            note(
+                f"{artifact.target}: perplexity {found.perplexity:.4g}, the original's "
+                f"{found.original_perplexity:.4g} ({found.tokens:,} tokens of "
+                f"{found.data or 'the built-in text'}); {found.equal_tokens:.0%} of "
+                f"{found.greedy_tokens} greedy tokens equal"
+            )
         if quality:
             kept = len(artifact.compiled.kept)
             note(

@@ -13,7 +13,7 @@ import click
 from lepton_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from lepton_edge.tasks.base import Task
+    from lepton_edge.tasks.base import AnyTask
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class Asked:
             raise click.UsageError("--column goes with --input")
         return cls(_parameters(options), given, tuple(options["columns"]))
 
-    def columns(self, task: Task[Any, Any]) -> dict[str, str]:
+    def columns(self, task: AnyTask) -> dict[str, str]:
         """A file's columns by field; a bare name is that of the task's only or first field."""
         columns: dict[str, str] = {}
         for each in self.named:
@@ -82,7 +82,7 @@ class Asked:
             columns[field if equals else task.fields[0]] = name if equals else each
         return columns
 
-    def inputs(self, task: Task[Any, Any], texts: Sequence[str]) -> list[Any]:
+    def inputs(self, task: AnyTask, texts: Sequence[str]) -> list[Any]:
         """The task's inputs: the texts, each with what else belongs to it, or all of them as one.
 
         Raises `InputError`.
@@ -142,6 +142,9 @@ def _parameters(options: Mapping[str, Any]) -> dict[str, Any]:
             parameters[name] = value
     if options["top_k"] is not None:
         parameters["top_k"] = options["top_k"]
+    for name in ("max_tokens", "temperature", "seed"):
+        if options.get(name) is not None:
+            parameters[name] = options[name]
     if options["labels"] is not None:
         parameters["candidate_labels"] = [each.strip() for each in options["labels"].split(",")]
     return parameters

@@ -51,6 +51,7 @@ def command(bundle: str, as_json: bool) -> None:
         ],
     )
     _print_quality(opened)
+    _print_generation(opened)
     click.echo()
     print_table(
         ("file", "bytes", "sha256"),
@@ -90,6 +91,25 @@ def _print_quality(bundle: Bundle) -> None:
             "examples",
             "kept in higher precision",
         )
+        print_table(header, rows)
+
+
+def _print_generation(bundle: Bundle) -> None:
+    """How well the artifacts predict text, of a model that generates."""
+    rows = [
+        (
+            artifact.target,
+            f"{found.original_perplexity:.4f}",
+            f"{found.perplexity:.4f}",
+            f"{found.tokens:,} of {printable(found.data or 'the built-in text')}",
+            f"{found.equal_tokens:.1%} of {found.greedy_tokens}",
+        )
+        for artifact in bundle.manifest.artifacts
+        if (found := artifact.generation)
+    ]
+    if rows:
+        click.echo()
+        header = ("target", "original perplexity", "compiled", "tokens", "equal greedy tokens")
         print_table(header, rows)
 
 

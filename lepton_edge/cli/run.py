@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lepton_edge.cli.generation import generation_options, run_prompts
 from lepton_edge.cli.inputs import Asked, input_options
 from lepton_edge.cli.output import json_option, note, print_json, progress, to_json
 
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 @click.option("--device", help="A target or device, where the bundle or machine has several.")
 @click.option("--verify", type=click.Choice(["cached", "always"]), default="cached")
 @click.option("--force", is_flag=True, help="Replace the output file.")
+@generation_options
+@click.option("--stream", is_flag=True, help="With a model that generates: print as it comes.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="With a model that generates: continue the text, rather than answer it as a message.",
+)
 @json_option
 def command(
     bundle: str,
@@ -47,10 +55,14 @@ def command(
     device: str | None,
     verify: Any,
     force: bool,
+    stream: bool,
+    raw: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Answer texts with a bundle.
+
+    A model that generates continues a text; one with a chat template answers it as a message.
 
     Texts are arguments, lines of standard input (-), or rows of a file (--input). A row of a file
     keeps its fields: a result's field of the same name becomes result_NAME.
@@ -59,6 +71,8 @@ def command(
         raise click.UsageError("give a text, - for standard input, or --input FILE")
     if output and not source:
         raise click.UsageError("--output goes with --input")
+    if stream and (source or as_json):
+        raise click.UsageError(f"--stream goes without {'--input' if source else '--json'}")
     asked = Asked.of(given, from_file=source is not None)
     from lepton_edge.runtime import load
 
@@ -72,6 +86,9 @@ def command(
             from lepton_edge.runtime.files import read_lines
 
             texts = read_lines(sys.stdin)
+        if model.task.generates:
+            run_prompts(model, texts, asked.parameters, opened - start, stream, raw, as_json)
+            return
         inputs = asked.inputs(model.task, texts)
         results = model(inputs, **asked.parameters)
         answered = time.perf_counter()
@@ -84,7 +101,7 @@ def command(
         each = (answered - opened) / len(texts) * 1000
         note(
             f"{len(texts)} {'text' if len(texts) == 1 else 'texts'}, {each:.1f} ms each on "
-            f"{model.session.device} ({model.session.details.get('compute', '')}); "
+            f"{model.device} ({model.compute}); "
             f"opened in {opened - start:.2f} s"
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lepton_edge.errors import InferenceError, InputError
+from lepton_edge.generation.request import FinishReason
 from lepton_edge.generation.sampling import Sampler, Sampling
 from lepton_edge.generation.tensors import LOGITS, POSITION_IDS, past_names, present_names
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lepton_edge.backend import Session, TensorSpec
-
-FinishReason = Literal["stop", "length"]
+    from lepton_edge.backend import Session, Setting, TensorSpec
 
 
 class Stepper(Protocol):
     """A decoder with its cache, which it keeps itself from step to step."""
+
+    @property
+    def details(self) -> Mapping[str, Setting]:
+        """As a session's: ``compute``, and ``through`` where something else runs it."""
 
     @property
     def max_length(self) -> int:
@@ -186,6 +189,7 @@ class SessionStepper:
         self._past: list[TensorSpec] = [by_name[name] for name in past_names(layers)]
         self._present = present_names(layers)
         self._cache: dict[str, NDArray[Any]] | None = None
+        self.details = session.details
 
     @property
     def max_length(self) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge.errors import InferenceError, InputError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Sampling:
     """How the next token is chosen. The defaults take the most likely one each time.
 
-    Applied in this order, which is transformers': the repetition penalty, the temperature, top-k,
-    top-p. Raises `InputError` for a value out of range.
+    Applied in this order: the bias, the penalties, the temperature, top-k, top-p, min-p; of those
+    that transformers has, in its order. Raises `InputError` for a value out of range.
     """
 
     temperature: float = 0.0
@@ -30,9 +30,18 @@ class Sampling:
     top_p: float = 1.0
     """Only the most likely tokens whose probabilities sum to p (nucleus sampling, Holtzman et al.
     2020); 1 for all."""
+    min_p: float = 0.0
+    """Only tokens at least p times as likely as the most likely one (Nguyen et al. 2024); 0 for
+    all."""
     repetition_penalty: float = 1.0
     """Logits of tokens that the prompt or the answer has are divided by it where positive, and
     multiplied where negative (Keskar et al. 2019); 1 for no penalty."""
+    presence_penalty: float = 0.0
+    """Taken from the logits of tokens that the answer has, once; the prompt does not count."""
+    frequency_penalty: float = 0.0
+    """Taken from the logits of tokens that the answer has, once for each time."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these tokens, by id; minus infinity is not allowed, -100 is enough."""
     seed: int | None = None
     """The same seed gives the same text again; None draws one."""
 
@@ -40,6 +49,14 @@ class Sampling:
         _check("temperature", self.temperature, "a number from 0", lowest=0)
         _check("top_k", self.top_k, "a whole number from 0", lowest=0, whole=True)
         _check("top_p", self.top_p, "a number above 0, up to 1", above=0, highest=1)
+        _check("min_p", self.min_p, "a number from 0 to 1", lowest=0, highest=1)
+        for name in ("presence_penalty", "frequency_penalty"):
+            _check(name, getattr(self, name), "a number from -2 to 2", lowest=-2, highest=2)
+        if not isinstance(self.logit_bias, Mapping):
+            raise InputError(f"logit_bias is {self.logit_bias!r}: it maps token ids to numbers")
+        for token, bias in self.logit_bias.items():
+            _check("a token of logit_bias", token, "a whole number from 0", lowest=0, whole=True)
+            _check(f"logit_bias of token {token}", bias, "a number")
         _check("repetition_penalty", self.repetition_penalty, "a number above 0", above=0)
         if self.seed is not None:
             _check("seed", self.seed, "a whole number from 0", lowest=0, whole=True)

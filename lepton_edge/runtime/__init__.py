@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from lepton_edge import registry
 from lepton_edge.bundle import TOKENIZER, Bundle, open_bundle
 from lepton_edge.bundle.hashing import Verify, check_files
-from lepton_edge.errors import BackendError, DeferredError
+from lepton_edge.errors import BackendError, DeferredError, InputError
 from lepton_edge.runtime.batching import DEFAULT
-from lepton_edge.runtime.choice import cache_of, candidates, device_of, files_to_read
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.choice import cache_of, device_of, files_to_read, first_to_open
 from lepton_edge.runtime.profile import Profile, fits, read_profile
+from lepton_edge.runtime.session_model import SessionModel
 from lepton_edge.runtime.text import TextEncoder
-from lepton_edge.tasks import task_class
+from lepton_edge.tasks import session_task, task_class
+from lepton_edge.tasks.base import Task
 
 if TYPE_CHECKING:
     from lepton_edge.backend import Backend, Session, Setting
     from lepton_edge.bundle.manifest import Artifact
-    from lepton_edge.tasks.base import Task
+    from lepton_edge.runtime.model import Model
 
 T = TypeVar("T")
 
@@ -35,6 +35,10 @@ def load(
     warm_up: bool | None = None,
     profile: Profile | Literal["beside"] | None = "beside",
     finalize: bool = False,
+    cache_tokens: int | None = None,
+    adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+    draft: str | os.PathLike[str] | None = None,
+    prompt_lookup: bool = False,
 ) -> Model:
     """Open a bundle folder on this machine.
 
@@ -48,24 +52,76 @@ def load(
     model's ``profile`` is the one that is used. ``finalize`` compiles a deferred artifact that was
     not compiled on this device yet, which can take minutes: see `lepton_edge.finalize`.
 
+    The rest is for models that generate text. ``cache_tokens`` is how many tokens the key-value
+    cache holds, of all the answers at a time and of earlier conversations; by default as many as
+    four of the longest texts, as far as memory allows. ``adapters`` are LoRA adapters by name,
+    each a safetensors file or a folder of PEFT's, besides those of the bundle; a call chooses.
+    ``draft`` is another bundle, of a small model with the same vocabulary, whose guesses this one
+    checks; ``prompt_lookup`` guesses from the prompt: answers are the same, and come sooner where
+    the guesses are good.
+
     Raises `BundleError`, `IntegrityError`, `BackendError`; `DeferredError` where only a deferred
     artifact is for this device, and it was not compiled yet.
     """
+    generating: dict[str, Any] = {
+        "cache_tokens": cache_tokens,
+        "adapters": adapters,
+        "draft": draft,
+        "prompt_lookup": prompt_lookup,
+    }
     if finalize:
-        return _load_finalized(path, device, verify=verify, warm_up=warm_up, profile=profile)
+        return _load_finalized(
+            path, device, verify=verify, warm_up=warm_up, profile=profile, **generating
+        )
     bundle = open_bundle(path)
     task = task_class(bundle.manifest.task).from_manifest(bundle.manifest.task_config)
+    model: Model
+    if task.generates:
+        from lepton_edge.runtime.generative import open_generative
+
+        model = open_generative(bundle, task, device, verify, **generating)
+    else:
+        if given := [name for name, value in generating.items() if value]:
+            raise InputError(f"{bundle.manifest.task} has no {given[0]}: it generates no text")
+        assert isinstance(task, Task)
+        model = _session_model(bundle, task, device, verify, profile)
+    try:
+        if task.warm_up if warm_up is None else warm_up:
+            model.warm_up()
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def load_session(
+    path: str | os.PathLike[str], device: str | None = None, *, purpose: str
+) -> SessionModel:
+    """As `load`, for what only a model with a session can do. ``purpose`` is that, for messages.
+
+    Raises `InputError` for a bundle that generates text.
+    """
+    session_task(open_bundle(path).manifest.task, purpose)
+    model = load(path, device)
+    assert isinstance(model, SessionModel)
+    return model
+
+
+def _session_model(
+    bundle: Bundle,
+    task: Task[Any, Any],
+    device: str | None,
+    verify: Verify,
+    profile: Profile | Literal["beside"] | None,
+) -> SessionModel:
     opened = open_artifact(bundle, task, device, verify=verify, profile=profile)
     try:
         tuned = opened.profile
         limits = tuned.limits if tuned else DEFAULT
-        model = Model(bundle.manifest, opened.session, opened.encoder, task, limits, tuned)
-        if task.warm_up if warm_up is None else warm_up:
-            model.warm_up()
+        return SessionModel(bundle.manifest, opened.session, opened.encoder, task, limits, tuned)
     except BaseException:
         opened.session.close()
         raise
-    return model
 
 
 def _load_finalized(path: str | os.PathLike[str], device: str | None, **options: Any) -> Model:
@@ -100,27 +156,11 @@ def open_artifact(
     profile: Profile | Literal["beside"] | None = None,
 ) -> Opened:
     """Open the first artifact that can be opened here; arguments and errors as those of `load`."""
-    reasons: list[str] = []
-    deferred = False
-    for artifact in candidates(bundle, device):
-        try:
-            backend = registry.get(artifact.backend)
-            return _open(bundle, task, artifact, device, verify, backend, profile)
-        except BackendError as error:
-            reasons.append(f"{artifact.target} ({artifact.backend}): {error.message}")
-            deferred |= isinstance(error, DeferredError)
-            if error.hint and not isinstance(error, DeferredError):
-                reasons[-1] += f"\n  {error.hint}"
-    if deferred:
-        raise DeferredError(
-            f"{bundle.path} cannot be opened on this machine yet:\n  " + "\n  ".join(reasons),
-            hint=f"compile it here, once: lepton-edge finalize {bundle.path}; "
-            "or load(path, finalize=True)",
-        )
-    raise BackendError(
-        f"{bundle.path} cannot be opened on this machine:\n  " + "\n  ".join(reasons),
-        hint="lepton-edge doctor shows what this machine has",
-    )
+
+    def opened(artifact: Artifact, backend: Backend) -> Opened:
+        return _open(bundle, task, artifact, device, verify, backend, profile)
+
+    return first_to_open(bundle, device, opened)
 
 
 def _open(

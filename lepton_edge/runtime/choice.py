@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from lepton_edge import registry
 from lepton_edge.bundle import TOKENIZER, Bundle
-from lepton_edge.errors import BackendError, BundleError
+from lepton_edge.errors import BackendError, BundleError, DeferredError
 from lepton_edge.storage import cache_directory
 from lepton_edge.target import TARGETS, resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from lepton_edge.backend import Backend
     from lepton_edge.bundle.manifest import Artifact, File
+
+T = TypeVar("T")
+
+
+def first_to_open(
+    bundle: Bundle, device: str | None, opened: Callable[[Artifact, Backend], T]
+) -> T:
+    """What ``opened`` makes of the first artifact that can be opened here.
+
+    Raises `BackendError` with the reason for each, and what ``opened`` raises otherwise;
+    `DeferredError` where one only has to be compiled here first.
+    """
+    reasons: list[str] = []
+    deferred = False
+    for artifact in candidates(bundle, device):
+        try:
+            return opened(artifact, registry.get(artifact.backend))
+        except BackendError as error:
+            reasons.append(f"{artifact.target} ({artifact.backend}): {error.message}")
+            deferred |= isinstance(error, DeferredError)
+            if error.hint and not isinstance(error, DeferredError):
+                reasons[-1] += f"\n  {error.hint}"
+    if deferred:
+        raise DeferredError(
+            f"{bundle.path} cannot be opened on this machine yet:\n  " + "\n  ".join(reasons),
+            hint=f"compile it here, once: lepton-edge finalize {bundle.path}; "
+            "or load(path, finalize=True)",
+        )
+    raise BackendError(
+        f"{bundle.path} cannot be opened on this machine:\n  " + "\n  ".join(reasons),
+        hint="lepton-edge doctor shows what this machine has",
+    )
 
 
 def candidates(bundle: Bundle, device: str | None) -> list[Artifact]:

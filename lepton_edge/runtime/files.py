@@ -18,7 +18,7 @@ from lepton_edge.storage import new_file
 
 if TYPE_CHECKING:
     from lepton_edge.runtime.model import Model
-    from lepton_edge.tasks.base import Task
+    from lepton_edge.tasks.base import AnyTask
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".csv")
@@ -74,9 +74,7 @@ def run_file(
     return done
 
 
-def columns_of(
-    task: Task[Any, Any] | type[Task[Any, Any]], given: Mapping[str, str] | None
-) -> dict[str, str]:
+def columns_of(task: AnyTask | type[AnyTask], given: Mapping[str, str] | None) -> dict[str, str]:
     """The column of each of a task's fields: the one given, else the one of its name.
 
     Raises `InputError` for a field that the task does not have.
@@ -227,8 +225,7 @@ def _name_the_line(
     asked = model.task.parameters(parameters)
     for line, row in chunk:
         try:
-            given = model.task.read_input(input_of(row, fields, ""), 1)
-            model.task.tokenize([given], model.encoder, asked, 1)
+            model.check_input(input_of(row, fields, ""), asked)
         except InputError as error:
             message = error.message
             if len(fields) == 1:

@@ -345,6 +345,9 @@ def find(bundle: Path) -> Path:
 
 def _dimension(model: Model) -> int | None:
     """Of the model's embeddings; None where its bundle leaves that open."""
+    from lepton_edge.runtime.session_model import SessionModel
+
+    assert isinstance(model, SessionModel), "it embeds: require_embeddings"
     for spec in model.session.outputs:
         if spec.name in model.task.outputs and isinstance(spec.shape[-1], int):
             return spec.shape[-1]

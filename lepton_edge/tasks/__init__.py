@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lepton_edge.errors import BundleError
+from lepton_edge.errors import BundleError, InputError
 
 if TYPE_CHECKING:
-    from lepton_edge.tasks.base import Task
+    from lepton_edge.tasks.base import AnyTask, Task
 
 # Adding a task is adding a file and its line here.
-TASKS = {
+SESSION_TASKS = {
     "text-classification": "lepton_edge.tasks.text_classification:TextClassification",
     "token-classification": "lepton_edge.tasks.token_classification:TokenClassification",
     "question-answering": "lepton_edge.tasks.question_answering:QuestionAnswering",
@@ -22,9 +22,13 @@ TASKS = {
     "fill-mask": "lepton_edge.tasks.fill_mask:FillMask",
     "feature-extraction": "lepton_edge.tasks.feature_extraction:FeatureExtraction",
 }
+GENERATION_TASKS = {
+    "text-generation": "lepton_edge.tasks.text_generation:TextGeneration",
+}
+TASKS = {**SESSION_TASKS, **GENERATION_TASKS}
 
 
-def task_class(name: str) -> type[Task[Any, Any]]:
+def task_class(name: str) -> type[AnyTask]:
     """The class of a task. Raises `BundleError` for a task that this version does not have."""
     try:
         module, _, attribute = TASKS[name].partition(":")
@@ -33,5 +37,18 @@ def task_class(name: str) -> type[Task[Any, Any]]:
             f"this lepton-edge has no task {name!r}; it has {', '.join(TASKS)}",
             hint="pip install --upgrade lepton-edge",
         ) from None
-    found: type[Task[Any, Any]] = getattr(import_module(module), attribute)
+    found: type[AnyTask] = getattr(import_module(module), attribute)
+    return found
+
+
+def session_task(name: str, purpose: str) -> type[Task[Any, Any]]:
+    """As `task_class`, for what only a session can do. ``purpose`` is that, for messages.
+
+    Raises `InputError` for a task that generates.
+    """
+    from lepton_edge.tasks.base import Task
+
+    found = task_class(name)
+    if not issubclass(found, Task):
+        raise InputError(f"{purpose} is not for {name}, which answers token by token")
     return found

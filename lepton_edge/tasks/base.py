@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
@@ -32,6 +32,23 @@ Dimensions = tuple[Literal["batch", "length", "size"], ...]
 
 
 @dataclass(frozen=True)
+class GenerationFacts:
+    """What a source says about a model that generates.
+
+    ``special_tokens`` are those that a chat template may name, such as ``bos_token``;
+    ``stop_tokens`` the ids that end an answer; ``sampling`` how its makers sample, by the names of
+    `Sampling`, empty for greedy. ``shown_tokens`` are special tokens that mark up an answer, such
+    as ``[TOOL_CALLS]``, by id.
+    """
+
+    stop_tokens: tuple[int, ...]
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
+    sampling: Mapping[str, float | int] = field(default_factory=dict)
+    shown_tokens: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a source says about its model; the build turns it into the task's ``Config``.
 
@@ -45,6 +62,7 @@ class Facts:
     normalize: bool | None = None
     activation: Literal["sigmoid", "identity"] | None = None
     mask_token: str | None = None
+    generation: GenerationFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -52,18 +70,18 @@ class NoParameters:
     """For a task that a call cannot change."""
 
 
-class Task(ABC, Generic[I, R_co]):
-    """One task of one model. Stateless after it is made, so safe from many threads.
+class AnyTask(ABC):
+    """One task of one model: what recipes, manifests and calls may say of it.
 
     ``Options`` is the task's block in a recipe, ``Config`` its block in a manifest, and
     ``Parameters`` what a call may give beside its inputs: frozen dataclasses all. ``fields`` are
-    the parts of an input, by the names that a mapping or a file's columns give them; ``outputs``
-    the tensors that the task reads.
+    the parts of an input, by the names that a mapping or a file's columns give them. ``generates``:
+    it is answered by a generator, token by token, and not by a session.
     """
 
     name: ClassVar[str]
-    outputs: ClassVar[Mapping[str, Dimensions]]
     fields: ClassVar[tuple[str, ...]] = ("text",)
+    generates: ClassVar[bool] = False
     warm_up: ClassVar[bool] = False
     Options: ClassVar[type]
     Config: ClassVar[type]
@@ -95,7 +113,7 @@ class Task(ABC, Generic[I, R_co]):
     def parameters(cls, given: Mapping[str, Any]) -> Any:
         """A call's ``Parameters``. Raises `InputError` for one that the task does not have, or
         whose value is not allowed."""
-        names = [field.name for field in fields(cls.Parameters)]
+        names = [each.name for each in fields(cls.Parameters)]
         unknown = [name for name in given if name not in names]
         if unknown:
             known = ", ".join(names)
@@ -108,6 +126,15 @@ class Task(ABC, Generic[I, R_co]):
         except TypeError as error:  # a required one is missing
             missing = str(error).rpartition(": ")[2]
             raise InputError(f"{cls.name} needs {missing}") from None
+
+
+class Task(AnyTask, Generic[I, R_co]):
+    """A task that a session answers. Stateless after it is made, so safe from many threads.
+
+    ``outputs`` are the tensors that the task reads.
+    """
+
+    outputs: ClassVar[Mapping[str, Dimensions]]
 
     def tokenization(self) -> Tokenization:
         """How this task's sequences are made: truncation, windows, offsets."""
@@ -176,7 +203,7 @@ def read_mapping(kind: type[I], task: str, given: object, position: int) -> I:
     """
     if isinstance(given, kind):
         return given
-    keys = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    keys = [each.name for each in fields(kind)]  # type: ignore[arg-type]
     names = ", ".join(keys)
     if not isinstance(given, Mapping):
         raise InputError(

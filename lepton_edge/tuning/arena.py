@@ -11,7 +11,7 @@ from lepton_edge.benchmark.contest import Candidate, measure_in_turn
 from lepton_edge.benchmark.contest import Objective as Figure
 from lepton_edge.benchmark.timing import Clock, Pace
 from lepton_edge.errors import BackendError, InferenceError
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.session_model import SessionModel
 from lepton_edge.tuning.space import OWN, Choice, by_settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Arena:
     """Opens one session at a time beside the default's, which stays open: a device's memory holds
     two. ``open_session`` opens the artifact with settings in place of its own."""
 
-    default: Model
+    default: SessionModel
     open_session: OpenSession
     work: Workload
     objective: Objective
@@ -77,7 +77,7 @@ class Arena:
         """
         bound = self.objective.bound
 
-        def measured(group: Sequence[Choice], models: Sequence[Model]) -> list[Measured]:
+        def measured(group: Sequence[Choice], models: Sequence[SessionModel]) -> list[Measured]:
             if bound is None:
                 return self._in_turn([Measured(each) for each in group], models, rounds, seconds)
             found = self._alone(group, models, seconds / 2)
@@ -93,12 +93,12 @@ class Arena:
     def measure_alone(self, choices: Sequence[Choice], seconds: float) -> list[Measured]:
         """Measure the tail of each choice, in about so many seconds."""
 
-        def measured(group: Sequence[Choice], models: Sequence[Model]) -> list[Measured]:
+        def measured(group: Sequence[Choice], models: Sequence[SessionModel]) -> list[Measured]:
             return self._alone(group, models, seconds)
 
         return self._by_session(choices, measured)
 
-    def tail(self, model: Model, rows: int, seconds: float) -> Tail:
+    def tail(self, model: SessionModel, rows: int, seconds: float) -> Tail:
         """Of calls with so many inputs. Alone: a bound is in seconds, not beside another way."""
         candidate = Candidate.of("", model, **self.work.parameters)
         calls = self.work.calls_of(rows)
@@ -110,7 +110,7 @@ class Arena:
     def _by_session(
         self,
         choices: Sequence[Choice],
-        measured: Callable[[Sequence[Choice], Sequence[Model]], list[Measured]],
+        measured: Callable[[Sequence[Choice], Sequence[SessionModel]], list[Measured]],
     ) -> list[Measured]:
         found = []
         for settings, group in by_settings(choices):
@@ -125,7 +125,7 @@ class Arena:
         return found
 
     def _alone(
-        self, group: Sequence[Choice], models: Sequence[Model], seconds: float
+        self, group: Sequence[Choice], models: Sequence[SessionModel], seconds: float
     ) -> list[Measured]:
         return [
             Measured(choice, tail=self.tail(model, choice.limits.rows, seconds))
@@ -133,7 +133,7 @@ class Arena:
         ]
 
     def _in_turn(
-        self, group: Sequence[Measured], models: Sequence[Model], rounds: int, seconds: float
+        self, group: Sequence[Measured], models: Sequence[SessionModel], rounds: int, seconds: float
     ) -> list[Measured]:
         if not group:
             return []
@@ -152,7 +152,7 @@ class Arena:
             for one, standing in zip(group, others, strict=True)
         ]
 
-    def _way(self, choice: Choice, model: Model) -> Candidate:
+    def _way(self, choice: Choice, model: SessionModel) -> Candidate:
         """Under a bound, the list is answered in calls of as many inputs as a micro-batch has
         rows; else in one call."""
         parameters = self.work.parameters
@@ -169,14 +169,14 @@ class Arena:
     @contextmanager
     def _models(
         self, settings: Mapping[str, Setting], group: Sequence[Choice]
-    ) -> Iterator[list[Model]]:
+    ) -> Iterator[list[SessionModel]]:
         """The default model with other settings and limits, warm: each has seen every shape, as
         the default has."""
         own = self.default
         session = self.open_session(settings) if settings else own.session
         try:
             models = [
-                Model(own.manifest, session, own.encoder, own.task, choice.limits)
+                SessionModel(own.manifest, session, own.encoder, own.task, choice.limits)
                 for choice in group
             ]
             if len(self.work.batches) > 1:  # else measuring warms up enough

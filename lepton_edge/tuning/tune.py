@@ -19,10 +19,10 @@ from lepton_edge.errors import InferenceError, InputError, StorageError
 from lepton_edge.runtime import Opened, open_artifact
 from lepton_edge.runtime.batching import DEFAULT, Limits
 from lepton_edge.runtime.choice import cache_of, device_of, files_to_read
-from lepton_edge.runtime.model import Model
 from lepton_edge.runtime.profile import Profile, machine_key, profile_path
+from lepton_edge.runtime.session_model import SessionModel
 from lepton_edge.storage import why_not_writable
-from lepton_edge.tasks import task_class
+from lepton_edge.tasks import session_task
 from lepton_edge.tuning.arena import Arena
 from lepton_edge.tuning.objective import Objective
 from lepton_edge.tuning.report import SCHEMA, Tuning, milliseconds, trials_of
@@ -75,10 +75,10 @@ def tune(
         _check_writable(path)
     watch = Watch()
     say("opening the bundle")
-    task = task_class(opened.manifest.task).from_manifest(opened.manifest.task_config)
+    task = session_task(opened.manifest.task, "tune").from_manifest(opened.manifest.task_config)
     own = open_artifact(opened, task, device)
     with (
-        Model(opened.manifest, own.session, own.encoder, task) as model,
+        SessionModel(opened.manifest, own.session, own.encoder, task) as model,
         tempfile.TemporaryDirectory(prefix="lepton-edge-tune-") as cache,
     ):
         say("making inputs")
@@ -137,7 +137,7 @@ def _opener(
     return open_session
 
 
-def _limits(model: Model, work: Workload, objective: Objective) -> list[Limits]:
+def _limits(model: SessionModel, work: Workload, objective: Objective) -> list[Limits]:
     """Limits of micro-batches that make a difference to these inputs."""
     if objective.bound is not None:
         return limits_of_calls()

@@ -13,7 +13,7 @@ from lepton_edge.benchmark.sessions import Observed
 from lepton_edge.benchmark.timing import Clock, Pace
 from lepton_edge.errors import InputError
 from lepton_edge.runtime.batching import Limits
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.session_model import SessionModel
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,7 +59,7 @@ class Workload:
 
 
 def workload(
-    model: Model,
+    model: SessionModel,
     tokenizer: Tokenizer,
     objective: Objective,
     texts: Sequence[str] | None,
@@ -95,7 +95,7 @@ def _count(objective: Objective, answered: float) -> int:
     return min(max(wanted, LONG), _LONGEST)
 
 
-def shapes_of(model: Model, work: Workload, limits: Limits) -> list[list[tuple[int, ...]]]:
+def shapes_of(model: SessionModel, work: Workload, limits: Limits) -> list[list[tuple[int, ...]]]:
     """The shapes that the session is given with these limits, for each call of the workload."""
     found: list[list[tuple[int, ...]]] = []
 
@@ -103,7 +103,7 @@ def shapes_of(model: Model, work: Workload, limits: Limits) -> list[list[tuple[i
         found[-1].append(next(iter(feeds.values())).shape)
 
     observed = Observed(model.session, seen)
-    limited = Model(model.manifest, observed, model.encoder, model.task, limits)
+    limited = SessionModel(model.manifest, observed, model.encoder, model.task, limits)
     for batch in work.batches:
         found.append([])
         limited(batch, **work.parameters)
@@ -111,7 +111,7 @@ def shapes_of(model: Model, work: Workload, limits: Limits) -> list[list[tuple[i
 
 
 def _made(
-    model: Model,
+    model: SessionModel,
     tokenizer: Tokenizer,
     objective: Objective,
     texts: Sequence[str] | None,

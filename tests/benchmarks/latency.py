@@ -13,7 +13,7 @@ import lepton_edge
 from lepton_edge.backend import Session
 from lepton_edge.benchmark.inputs import mixed
 from lepton_edge.benchmark.statistics import summarize
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.session_model import SessionModel
 from tests.benchmarks import texts
 from tests.benchmarks.contestants import (
     Contestant,
@@ -96,9 +96,9 @@ def _milliseconds(call: Callable[[str], object], text: str, settle: float = _SET
     return round((time.perf_counter() - start) * 1000, 4)
 
 
-def _overhead(model: Model, text: str) -> list[Detail]:
+def _overhead(model: SessionModel, text: str) -> list[Detail]:
     """What `model(text)` takes when inference takes no time."""
-    instant = Model(model.manifest, _Replay(model, text), model.encoder, model.task)
+    instant = SessionModel(model.manifest, _Replay(model, text), model.encoder, model.task)
 
     def microseconds(call: Callable[[str], object]) -> float:
         times = [_milliseconds(call, text, settle=0) for _ in range(3000)]
@@ -116,7 +116,7 @@ def _overhead(model: Model, text: str) -> list[Detail]:
 class _Replay(Session):
     """Gives the answer to one text, without computing it again."""
 
-    def __init__(self, model: Model, text: str) -> None:
+    def __init__(self, model: SessionModel, text: str) -> None:
         self.inputs, self.outputs = model.session.inputs, model.session.outputs
         self.device, self.details = model.session.device, model.session.details
         self._answer = {name: model(text).vector[None] for name in model.task.outputs}

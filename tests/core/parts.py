@@ -18,7 +18,7 @@ from lepton_edge.bundle import Bundle, open_bundle
 from lepton_edge.bundle import manifest as manifests
 from lepton_edge.bundle.manifest import Text
 from lepton_edge.cli import main
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.session_model import SessionModel
 from lepton_edge.runtime.text import TextEncoder, Tokens
 from lepton_edge.tasks import task_class
 from lepton_edge.tasks.base import Task
@@ -55,12 +55,12 @@ def byte_encoder(folder: Path, **text: Any) -> TextEncoder:
     return TextEncoder(file, Text(**{**limits, **text}))
 
 
-def byte_model(bundle: Bundle, **text: Any) -> Model:
-    """A `Model` on the fake bundle's artifact that reads bytes, opened without the registry."""
+def byte_model(bundle: Bundle, **text: Any) -> SessionModel:
+    """A model on the fake bundle's artifact that reads bytes, opened without the registry."""
     artifact = bundle.manifest.artifacts[0]
     task = task_class(bundle.manifest.task).from_manifest(bundle.manifest.task_config)
     session = FakeBackend().load(bundle.path / artifact.directory, artifact.compiled)
-    return Model(bundle.manifest, session, byte_encoder(bundle.path.parent, **text), task)
+    return SessionModel(bundle.manifest, session, byte_encoder(bundle.path.parent, **text), task)
 
 
 def answers(

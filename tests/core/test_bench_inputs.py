@@ -16,7 +16,7 @@ from lepton_edge.benchmark.inputs import examples, mixed, texts_of
 from lepton_edge.benchmark.report import BenchSettings
 from lepton_edge.bundle import Bundle
 from lepton_edge.errors import InputError
-from lepton_edge.tasks import TASKS
+from lepton_edge.tasks import SESSION_TASKS
 from lepton_edge.testing import word_tokenizer
 from tests.core.parts import byte_tokenizer
 
@@ -107,7 +107,7 @@ def test_made_up_workloads_have_several_batches_of_the_largest_size() -> None:
     assert len({tuple(batch) for batch in long.batches(16)}) == 4
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", SESSION_TASKS)
 def test_every_task_answers_inputs_made_of_texts(fake_bundle: Bundles, name: str) -> None:
     with load(fake_bundle(task=name, task_config=CONFIGS.get(name)).path) as model:
         texts = texts_of(WORDS, 3, 12)

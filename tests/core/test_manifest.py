@@ -20,6 +20,7 @@ from lepton_edge.bundle.manifest import (
     Attempt,
     Calibration,
     File,
+    GenerationQuality,
     Manifest,
     Parity,
     Quality,
@@ -71,6 +72,7 @@ MANIFEST = Manifest(
                 1.0,
                 (Attempt("int8", 23_000_000, 0.885, ("MatMul_1",)),),
             ),
+            GenerationQuality(400, "prose.jsonl", 12.5, 12.0, 1.05, 0.75, 256, 0.5),
         ),
     ),
     files={
@@ -83,7 +85,7 @@ DATA = encode(MANIFEST)
 OPEN = {"task_config", "tools", "settings", "files"}
 OPTIONAL = {
     "revision", "equal_labels", "compute", "through", "settings", "kept", "deferred",
-    "calibration", "quality",
+    "calibration", "quality", "generation",
 }  # fmt: skip
 Place = tuple[str | int, ...]
 

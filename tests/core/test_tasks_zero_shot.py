@@ -19,7 +19,7 @@ from lepton_edge import Model, load
 from lepton_edge.bundle import Bundle
 from lepton_edge.cli.output import to_json
 from lepton_edge.errors import BundleError, InferenceError, InputError, SourceError
-from lepton_edge.runtime import model as runtime_model
+from lepton_edge.runtime import session_model as runtime_model
 from lepton_edge.runtime.files import run_file
 from lepton_edge.runtime.text import Tokens
 from lepton_edge.tasks.base import Facts

@@ -11,7 +11,9 @@ from lepton_edge.backend import (
     Aside,
     Backend,
     Compiled,
+    DecoderForm,
     Device,
+    Generation,
     Graph,
     Precision,
     Probe,
@@ -22,10 +24,13 @@ from lepton_edge.errors import BackendError
 from lepton_edge_openvino.cache import model_cache
 from lepton_edge_openvino.library import last_line, openvino, runtime_errors
 from lepton_edge_openvino.options import OpenVINOOptions
+from lepton_edge_openvino.vocabulary import GENERATIVE_MODEL
 
 if TYPE_CHECKING:
     from lepton_edge.target import Target
+    from lepton_edge_openvino.generator import OpenVINOGenerator
     from lepton_edge_openvino.session import OpenVINOSession
+    from lepton_edge_openvino.stepper import OpenVINOStepper
 
 
 class OpenVINOBackend(Backend):
@@ -33,6 +38,7 @@ class OpenVINOBackend(Backend):
 
     name: ClassVar[str] = "openvino"
     Options = OpenVINOOptions
+    decoder: ClassVar[DecoderForm] = DecoderForm(attention="sdpa", logits="all", keeps_dtype=True)
 
     def probe(self) -> Probe:
         library = openvino()
@@ -124,6 +130,31 @@ class OpenVINOBackend(Backend):
             ) from error
         return OpenVINOSession(model, compiled, device)
 
+    def prove_steps(self, directory: Path, compiled: Compiled, aside: Aside) -> OpenVINOStepper:
+        from lepton_edge_openvino.stepper import OpenVINOStepper
+
+        library = openvino()
+        core = library.Core()
+        with runtime_errors(f"open {directory}"):
+            properties = generator_properties(core, "CPU", compiled.settings)
+            model = core.compile_model(str(directory / GENERATIVE_MODEL), "CPU", properties)
+        return OpenVINOStepper(model)
+
+    def load_generator(
+        self,
+        directory: Path,
+        compiled: Compiled,
+        generation: Generation,
+        device: str | None = None,
+        cache: Path | None = None,
+    ) -> OpenVINOGenerator:
+        from lepton_edge_openvino.pipeline import open_generator
+
+        core = openvino().Core()
+        device = device or "CPU"
+        _check_device(core, device)
+        return open_generator(core, directory, compiled, generation, device, cache)
+
 
 def session_properties(
     core: Any, device: str, settings: Mapping[str, Setting]
@@ -144,6 +175,21 @@ def session_properties(
     if compute != "auto":
         able = compute.upper() in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
         properties["INFERENCE_PRECISION_HINT"] = _OPENVINO_NAMES[compute if able else "fp32"]
+    return properties
+
+
+def generator_properties(
+    core: Any, device: str, settings: Mapping[str, Setting]
+) -> dict[str, Setting]:
+    """OpenVINO's properties for a decoder."""
+    properties = session_properties(core, device, settings)
+    properties["PERFORMANCE_HINT"] = "LATENCY"  # many texts are one batch, and not many streams
+    properties.pop("NUM_STREAMS", None)
+    if "kv_cache_precision" in settings:
+        properties["KV_CACHE_PRECISION"] = settings["kv_cache_precision"]
+    if "dynamic_quantization_group_size" in settings:
+        size = settings["dynamic_quantization_group_size"]
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = size
     return properties
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from lepton_edge.errors import BackendError
 from lepton_edge.quantization.control import roundings_to_free
 from lepton_edge_openvino.library import nncf
+from lepton_edge_openvino.options import OpenVINOOptions
+from lepton_edge_openvino.stateful import BEAM_IDX
 
 if TYPE_CHECKING:
     from lepton_edge.backend import Quantization, Session, Tensors
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 # they were the same), and it was slower: 0.91 to 0.93 of bf16's time for one text, beside 0.83 to
 # 0.86.
 _UNQUANTIZED = ("ScaledDotProductAttention",)
-_GROUP = 128
 _RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "TensorIterator", "Loop")
 
 
@@ -44,10 +45,17 @@ def in_eight_bits(
     return _under_control(model, small, quantization, open_model, say)
 
 
-def with_small_weights(model: Any, bits: Literal[4, 8] = 8) -> Any:
+def with_small_weights(
+    model: Any,
+    bits: Literal[4, 8] = 8,
+    options: OpenVINOOptions | None = None,
+    feeds: Sequence[Tensors] = (),
+) -> Any:
     """The model with weights in 8 bits, a scale and a zero point for each channel; or in 4, with
-    those of each group of 128 along what a product sums over (or of fewer, where 128 does not
-    divide it), and 8 for embeddings and the last layer.
+    those of each group along what a product sums over (of ``options.group_size``, or of fewer,
+    where that does not divide it), and 8 for embeddings and the last layer.
+
+    ``feeds`` are inputs to a decoder's step from an empty cache, for what is chosen by the data.
 
     Raises `BackendError`.
     """
@@ -55,14 +63,42 @@ def with_small_weights(model: Any, bits: Literal[4, 8] = 8) -> Any:
         modes = library.CompressWeightsMode
         if bits == 8:
             return library.compress_weights(model, mode=modes.INT8_ASYM)
+        options = options or OpenVINOOptions()
+        given: dict[str, Any] = {}
+        if feeds:
+            given["dataset"] = library.Dataset([_with_beams(model, each) for each in feeds])
+            given["subset_size"] = len(feeds)
+        elif options.awq or options.scale_estimation:
+            raise BackendError(
+                "awq and scale_estimation choose by data, and the recipe has none",
+                hint="calibration: {data: texts.jsonl}",
+            )
         return library.compress_weights(
             model,
-            mode=modes.INT4_ASYM,
-            group_size=_GROUP,
+            mode=modes.INT4_SYM if options.symmetric else modes.INT4_ASYM,
+            group_size=options.group_size,
+            ratio=options.ratio,
+            awq=options.awq or None,
+            scale_estimation=options.scale_estimation or None,
             advanced_parameters=library.AdvancedCompressionParameters(
                 group_size_fallback_mode=library.GroupSizeFallbackMode.ADJUST
+                if options.group_size > 0
+                else library.GroupSizeFallbackMode.IGNORE
             ),
+            **given,
         )
+
+
+def _with_beams(model: Any, feeds: Tensors) -> dict[str, Any]:
+    """The feeds with the row that each row of a stateful model's step goes on from."""
+    import numpy as np
+
+    names = {port.get_any_name() for port in model.inputs}
+    found: dict[str, Any] = {name: feed for name, feed in feeds.items() if name in names}
+    if BEAM_IDX in names:
+        rows = next(iter(feeds.values())).shape[0]
+        found[BEAM_IDX] = np.arange(rows, dtype=np.int32)
+    return found
 
 
 def _quantized(model: Any, feeds: Sequence[Tensors]) -> Any:

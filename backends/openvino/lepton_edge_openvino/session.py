@@ -27,7 +27,7 @@ class OpenVINOSession(Session):
         self.device = device
         compute = model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.details = {
-            "compute": _COMPUTE.get(compute, compute),
+            "compute": COMPUTE.get(compute, compute),
             "streams": int(model.get_property("NUM_STREAMS")),
         }
 
@@ -61,4 +61,4 @@ class OpenVINOSession(Session):
             return self._idle.pop() if self._idle else self._model.create_infer_request()
 
 
-_COMPUTE = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+COMPUTE = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}

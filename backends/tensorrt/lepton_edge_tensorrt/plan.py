@@ -98,7 +98,9 @@ def profiles_of(
     RTX (1.7) keeps a weight of its own for each."""
     length = largest.get("length", _DEFAULT_LENGTH)
     if any("past" in spec.shape for spec in specs):
-        return (_decoder_profile(specs, length, largest.get("total", length), options.max_batch),)
+        context = largest.get("total", max(length, _DEFAULT_LENGTH))
+        source = largest.get("source", context)
+        return (_decoder_profile(specs, length, context, source, options),)
     one = _profile(
         specs,
         {"batch": 1, "length": 1},
@@ -117,10 +119,11 @@ def profiles_of(
 
 
 def _decoder_profile(
-    specs: Sequence[TensorSpec], length: int, context: int, max_batch: int
+    specs: Sequence[TensorSpec], length: int, context: int, source: int, options: TensorRTOptions
 ) -> dict[str, Range]:
     """``length`` is the new tokens, ``past`` those in the cache, and ``total`` both, in each of the
-    three shapes: at the largest that is more than the context, which no text reaches.
+    three shapes: at the largest that is more than the context, which no text reaches. ``source`` is
+    the text that an encoder read.
 
     A decoder mostly takes one token after another of one text: that is what its kernels are chosen
     for.
@@ -128,13 +131,20 @@ def _decoder_profile(
     half = context // 2
     return _profile(
         specs,
-        {"batch": 1, "length": 1, "past": 0, "total": 1},
-        {"batch": 1, "length": 1, "past": half, "total": half + 1},
+        {"batch": 1, "length": 1, "past": 0, "total": 1, "source": 1},
         {
-            "batch": max_batch,
+            "batch": 1,
+            "length": 1,
+            "past": half,
+            "total": half + 1,
+            "source": min(options.best_length, source),
+        },
+        {
+            "batch": options.max_batch,
             "length": length,
             "past": context - 1,
             "total": context - 1 + length,
+            "source": source,
         },
     )
 

@@ -36,7 +36,9 @@ def main() -> None:
     loaded, loaded_peak = time.monotonic(), peak_mib()
 
     from lepton_edge.benchmark.inputs import examples
+    from lepton_edge.runtime.session_model import SessionModel
 
+    assert isinstance(model, SessionModel), "bench refuses the others"
     first, parameters = examples(model, [task["first"]])
     asked = time.monotonic()
     model(first, **parameters)

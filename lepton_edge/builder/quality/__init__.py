@@ -13,7 +13,7 @@ from lepton_edge.builder.quality.metrics import Metric, metric_of
 from lepton_edge.builder.quality.rows import read_data, refuse_blank
 from lepton_edge.bundle.hashing import sha256
 from lepton_edge.errors import InputError, QualityError
-from lepton_edge.runtime.model import Model
+from lepton_edge.runtime.session_model import SessionModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,9 +156,9 @@ class Judge:
         answers = tuple(tuple(next(results) for _ in inputs) for inputs in examples.inputs)
         return Scored(examples.metric.score(examples.golds, answers), answers)
 
-    def model(self, session: Session) -> Model:
+    def model(self, session: Session) -> SessionModel:
         """The session with this task, to be called with the examples' inputs."""
-        return Model(self._manifest, session, self._encoder, self._task)
+        return SessionModel(self._manifest, session, self._encoder, self._task)
 
 
 def drop(original: float, compiled: float) -> float:

@@ -30,7 +30,6 @@ from lepton_edge.page import (
     tiles,
 )
 from lepton_edge.plots import Series, bars, histogram
-from lepton_edge.tasks.base import Task
 
 if TYPE_CHECKING:
     from lepton_edge.backend import Backend
@@ -231,7 +230,7 @@ def _examples(
         i * len(examples) // min(len(examples), _COMPARED)
         for i in range(min(len(examples), _COMPARED))
     ]
-    task: Task[Any, Any] = plan.task
+    task = plan.session_task
     parameters = task.parameters(examples.parameters)
     found = []
     for place in places:

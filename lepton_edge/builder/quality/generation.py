@@ -1,0 +1,265 @@
+"""How well a compiled decoder predicts text and continues it, beside the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_edge.builder.quality.rows import read_data
+from lepton_edge.builder.sentences import PROSE
+from lepton_edge.bundle.manifest import GenerationQuality, Parity
+from lepton_edge.errors import InputError, ParityError, QualityError
+from lepton_edge.generation.loop import generate
+from lepton_edge.generation.sampling import Sampling
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lepton_edge.backend import Setting
+    from lepton_edge.builder.causal_lm import CausalLM
+    from lepton_edge.generation.loop import Stepper
+    from lepton_edge.recipe import Quality
+    from lepton_edge.runtime.text import TextEncoder
+
+# Windows of text that are predicted: few rows, as every backend's cache takes them at one time.
+_ROWS, _LENGTH = 4, 128
+_PROMPT, _CONTINUED = 16, 64
+# Logits of the original that are kept to compare with; over a large vocabulary each has a megabyte.
+_KEPT_BYTES = 64 * 2**20
+
+_MAX_RATIO = {"fp32": 1.001, "int8-weights": 1.05, "int4-weights": 1.5}
+_ANY_RATIO = 1.02
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Text in tokens: ``windows`` int64 [rows, length]; ``data`` is the file's name."""
+
+    windows: NDArray[np.int64]
+    data: str | None
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """What is continued greedily."""
+        return [row.tolist() for row in self.windows[:, : min(_PROMPT, self.windows.shape[1])]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The original's predictions: ``losses`` float64 [rows, length - 1], negative log-likelihoods;
+    ``logits`` float32 [rows, kept, vocabulary] of the first positions; ``last`` float32
+    [vocabulary] of the last one of the first row; ``greedy`` [rows][tokens]."""
+
+    losses: NDArray[np.float64]
+    logits: NDArray[np.float32]
+    last: NDArray[np.float32]
+    greedy: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found, for the manifest."""
+
+    parity: Parity
+    quality: GenerationQuality
+
+
+def read_sample(encoder: TextEncoder, quality: Quality, texts: Sequence[str], room: int) -> Sample:
+    """The recipe's text in windows; without one, ``texts``, and without those the built-in prose.
+
+    ``room`` is the most tokens of one text. Raises `InputError` naming file and line.
+    """
+    if quality.data is not None:
+        file = Path(quality.data)
+        rows = read_data(file, ("text",), quality.columns, quality.samples)
+        texts = [str(row["text"]) for _, row in rows]
+    texts = texts or PROSE
+    (head,) = encoder.encode([texts[0]])
+    pieces = encoder.pieces(texts, lambda index: f"text {index + 1}")
+    start = head.ids[: len(head.ids) - len(pieces[0])] if head.ids != pieces[0] else []
+    stream = [token for piece in pieces for token in piece]
+    length = min(_LENGTH, max(room // 2, 2), len(stream) + len(start))
+    each = length - len(start)
+    rows_found = min(_ROWS, max(len(stream) // max(each, 1), 1))
+    if length < 2 or each < 1:
+        raise InputError(
+            "there is too little text to measure the model on: "
+            f"{len(stream)} tokens, of which a window has {length}",
+            hint="name a longer one in the recipe: quality: {data: texts.jsonl}",
+        )
+    windows = [[*start, *stream[row * each : (row + 1) * each]] for row in range(rows_found)]
+    return Sample(np.array(windows, np.int64), Path(quality.data).name if quality.data else None)
+
+
+def refer(original: CausalLM, sample: Sample, room: int) -> Reference:
+    """Run the original. ``room`` is the most tokens of one text."""
+    windows = sample.windows
+    losses, kept = [], []
+    last: NDArray[np.float32] | None = None
+    for row in windows:
+        feeds = {"input_ids": row[None], "attention_mask": np.ones_like(row[None])}
+        logits = original.run(feeds)["logits"][0]
+        if not np.isfinite(logits).all():
+            raise QualityError(
+                "the original's own answers are not numbers: NaN or infinite",
+                hint="its weights may be damaged, or do not fit its 16-bit format",
+            )
+        losses.append(_losses(logits[:-1], row[1:]))
+        count = max(_KEPT_BYTES // (len(windows) * logits.shape[1] * 4), 1)
+        kept.append(logits[: min(count, len(row) - 1)].copy())
+        last = logits[-1].copy() if last is None else last
+    assert last is not None
+    continued = min(_CONTINUED, room - len(sample.prompts[0]))
+    return Reference(
+        np.stack(losses),
+        np.stack(kept),
+        last,
+        original.greedy(sample.prompts, continued),
+    )
+
+
+def measure(
+    stepper: Stepper,
+    sample: Sample,
+    reference: Reference,
+    limits: Quality,
+    precision: str,
+    pad_id: int,
+) -> Measured:
+    """Run the compiled model, step by step as it will generate. Raises `ParityError` where its
+    logits are not numbers, or all the same."""
+    windows = sample.windows
+    rows, length = windows.shape
+    mask = np.ones_like(windows)
+    losses = np.empty((rows, length - 1))
+    difference = _Difference()
+    stepper.start(rows)
+    for place in range(length - 1):
+        positions = np.full((rows, 1), place)
+        step = windows[:, place : place + 1]
+        logits = _sound(
+            stepper.step(
+                np.ascontiguousarray(step), np.ascontiguousarray(mask[:, : place + 1]), positions
+            )
+        )
+        losses[:, place] = _losses(logits, windows[:, place + 1])
+        if place < reference.logits.shape[1]:
+            difference.add(logits, reference.logits[:, place])
+    # And a whole text in one step, as a prompt is: one, as some compute the logits of all of it.
+    stepper.start(1)
+    logits = _sound(stepper.step(windows[:1], mask[:1], np.arange(length)[None]))
+    difference.add(logits, reference.last[None])
+    equal = _continued(stepper, sample, reference, pad_id)
+    quality = GenerationQuality(
+        tokens=losses.size,
+        data=sample.data,
+        perplexity=float(np.exp(losses.mean())),
+        original_perplexity=float(np.exp(reference.losses.mean())),
+        max_perplexity_ratio=limits.max_perplexity_ratio or _MAX_RATIO.get(precision, _ANY_RATIO),
+        equal_tokens=equal,
+        greedy_tokens=sum(map(len, reference.greedy)),
+        min_equal_tokens=limits.min_equal_tokens
+        if limits.min_equal_tokens is not None
+        else (0.9 if precision == "fp32" else 0.0),
+    )
+    return Measured(difference.parity(rows, stepper.details), quality)
+
+
+def check(found: GenerationQuality, precision: str, target: str) -> None:
+    """Raise `QualityError` where the limits are passed."""
+    ratio = found.perplexity / found.original_perplexity
+    faults = []
+    if not ratio <= found.max_perplexity_ratio:  # NaN is no pass
+        faults.append(
+            f"its perplexity is {found.perplexity:.4g}, {ratio:.3f} times the original's "
+            f"{found.original_perplexity:.4g}; {found.max_perplexity_ratio:g} times are allowed"
+        )
+    if found.equal_tokens < found.min_equal_tokens:
+        faults.append(
+            f"{found.equal_tokens:.0%} of its greedy tokens are the original's; "
+            f"{found.min_equal_tokens:.0%} are needed"
+        )
+    if faults:
+        raise QualityError(
+            f"the model compiled for {target} ({precision}) lost too much: " + "; ".join(faults),
+            hint="build with a higher precision (int8-weights, or auto), measure on text like "
+            "yours (quality: {data: texts.jsonl}), or allow more "
+            "(quality: {max_perplexity_ratio: …, min_equal_tokens: …})",
+        )
+
+
+class _Difference:
+    """Compiled and original logits beside each other, row by row."""
+
+    def __init__(self) -> None:
+        self._largest = self._sum = 0.0
+        self._count = self._equal = 0
+        self._cosines: list[float] = []
+
+    def add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+        error = np.abs(found - wanted)
+        self._largest = max(self._largest, float(error.max()))
+        self._sum += float(error.sum(dtype=np.float64))
+        self._count += error.size
+        self._equal += int((found.argmax(axis=-1) == wanted.argmax(axis=-1)).sum())
+        a, b = found.astype(np.float64), wanted.astype(np.float64)
+        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        self._cosines += ((a * b).sum(axis=-1) / np.maximum(norms, 1e-30)).tolist()
+
+    def parity(self, texts: int, details: Mapping[str, Setting]) -> Parity:
+        return Parity(
+            texts=texts,
+            max_error=self._largest,
+            mean_error=self._sum / self._count,
+            min_cosine=min(self._cosines),
+            mean_cosine=sum(self._cosines) / len(self._cosines),
+            equal_labels=self._equal / len(self._cosines),
+            compute=str(details.get("compute", "")),
+            through=str(details.get("through", "")),
+        )
+
+
+def _continued(stepper: Stepper, sample: Sample, reference: Reference, pad_id: int) -> float:
+    """Share of greedy tokens that are the original's."""
+    tokens = len(reference.greedy[0])
+    if not tokens:
+        return 1.0
+    found: list[list[int | None]] = [[] for _ in sample.prompts]
+    for step in generate(stepper, sample.prompts, Sampling(), tokens, (), pad_id):
+        for row, token in zip(found, step.tokens, strict=True):
+            row.append(token)
+    pairs = [
+        (a, b)
+        for row, wanted in zip(found, reference.greedy, strict=True)
+        for a, b in zip(row, wanted, strict=True)
+    ]
+    return sum(int(a == b) for a, b in pairs) / len(pairs)
+
+
+def _sound(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(logits).all():
+        raise ParityError(
+            "the compiled model's logits are not numbers: NaN or infinite",
+            hint="a number overflows at this precision: build with precision: fp32 or bf16",
+        )
+    if not logits.any():
+        raise ParityError(
+            "the compiled model's logits are all zero", hint="build with precision: fp32"
+        )
+    return logits
+
+
+def _losses(logits: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """-log softmax(logits)[token] of each row."""
+    # A row at a time: over a large vocabulary, float64 of all of them is hundreds of MiB.
+    return np.array([_loss(row, token) for row, token in zip(logits, tokens, strict=True)])
+
+
+def _loss(logits: NDArray[np.float32], token: np.int64) -> float:
+    wide = logits.astype(np.float64)
+    largest = wide.max()
+    return float(np.log(np.exp(wide - largest).sum()) + largest - wide[token])

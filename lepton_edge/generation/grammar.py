@@ -1,0 +1,269 @@
+"""Holding answers to a grammar: a JSON schema, or a regular expression.
+
+What a grammar allows is worked out here, the same for every backend, and written down for whoever
+chooses tokens by it: for llguidance, which masks logits in the core's own loop (`Matcher`), and in
+the form that xgrammar reads (`ebnf`), for a library that brings it.
+
+A JSON answer is written in one line; one space may follow a comma and a colon.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_edge.errors import InferenceError, InputError, SourceError
+from lepton_edge.generation.expressions import (
+    Characters,
+    Choice,
+    Expression,
+    Range,
+    Repeat,
+    Rule,
+    Rules,
+    Series,
+    Text,
+    common,
+    is_regular,
+    may_be_empty,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lepton_edge.generation.request import Grammar
+
+# Characters of one, two, three and four bytes in UTF-8: xgrammar takes a range across them for
+# other bytes as well (openvino-genai 2026.4.1).
+_BY_BYTES: tuple[Range, ...] = ((0, 0x7F), (0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, 0x10FFFF))
+
+
+def check_grammar(grammar: Grammar) -> None:
+    """Raise `InputError` unless answers can be held to this on every backend: for a schema that is
+    not JSON, is not a schema, or uses a keyword that would not be enforced, and for a regular
+    expression that cannot be read, or looks around."""
+    rules_of(grammar)
+
+
+@lru_cache(maxsize=64)
+def rules_of(grammar: Grammar) -> Rules:
+    """What an answer may be. Raises `InputError`."""
+    if grammar.kind == "regex":
+        from lepton_edge.generation.regular import matching
+
+        return Rules(matching(grammar.source), {})
+    from lepton_edge.generation.schema import rules_of_schema
+
+    return rules_of_schema(grammar.source)
+
+
+@lru_cache(maxsize=64)
+def ebnf(grammar: Grammar) -> str:
+    """A grammar in the EBNF of xgrammar, from ``root``. Raises `InputError`."""
+    rules = rules_of(grammar)
+    lines = [f"root ::= {_ebnf(rules.start)}"]
+    lines += [f"{name} ::= {_ebnf(each)}" for name, each in sorted(rules.named.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _ebnf(expression: Expression) -> str:
+    if isinstance(expression, Rule):
+        return expression.name
+    if isinstance(expression, Text):
+        return f'"{"".join(_ebnf_character(ord(each)) for each in expression.text)}"'
+    if isinstance(expression, Characters):
+        pieces = [piece for kept in _BY_BYTES for piece in common(expression.ranges, kept)]
+        return f"[{''.join(map(_ebnf_range, pieces))}]"
+    if isinstance(expression, Repeat):
+        most = "" if expression.most is None else expression.most
+        return f"({_ebnf(expression.part)}){{{expression.least},{most}}}"
+    if isinstance(expression, Series):
+        return f"({' '.join(map(_ebnf, expression.parts))})" if expression.parts else '""'
+    return f"({' | '.join(map(_ebnf, expression.parts))})"
+
+
+def _ebnf_range(each: Range) -> str:
+    first, last = map(_ebnf_character, each)
+    return first if each[0] == each[1] else f"{first}-{last}"
+
+
+def _ebnf_character(number: int) -> str:
+    if number < 0x80 and chr(number).isalnum():
+        return chr(number)
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+@lru_cache(maxsize=64)
+def lark(grammar: Grammar) -> str:
+    """A grammar in llguidance's form of Lark. Raises `InputError`."""
+    rules = rules_of(grammar)
+    writer = _Lark()
+    lines = [f"start: {writer.rule(rules.start)}"]
+    lines += [f"{name}: {writer.rule(each)}" for name, each in sorted(rules.named.items())]
+    lines += [f"{name}: /{regex}/" for regex, name in writer.terminals.items()]
+    return "\n".join(lines) + "\n"
+
+
+class _Lark:
+    """Each part without a rule in it is a terminal, which is what llguidance is fastest with."""
+
+    def __init__(self) -> None:
+        self.terminals: dict[str, str] = {}
+
+    def rule(self, expression: Expression) -> str:
+        if isinstance(expression, Rule):
+            return expression.name
+        if is_regular(expression) and not may_be_empty(expression):
+            return self.terminals.setdefault(_regex(expression), f"T{len(self.terminals)}")
+        if isinstance(expression, Repeat):
+            most = "" if expression.most is None else expression.most
+            return f"({self.rule(expression.part)}){{{expression.least},{most}}}"
+        if isinstance(expression, Series):
+            return f"({' '.join(map(self.rule, expression.parts))})" if expression.parts else '""'
+        assert isinstance(expression, Choice)
+        return f"({' | '.join(map(self.rule, expression.parts))})"
+
+
+def _regex(expression: Expression) -> str:
+    """Of what is regular, in the syntax of Rust's crate `regex`."""
+    if isinstance(expression, Text):
+        return "".join(map(_regex_character, map(ord, expression.text)))
+    if isinstance(expression, Characters):
+        return f"[{''.join(map(_regex_range, expression.ranges))}]"
+    if isinstance(expression, Repeat):
+        most = "" if expression.most is None else expression.most
+        return f"(?:{_regex(expression.part)}){{{expression.least},{most}}}"
+    assert isinstance(expression, (Series, Choice))
+    pieces = map(_regex, expression.parts)
+    return "".join(pieces) if isinstance(expression, Series) else f"(?:{'|'.join(pieces)})"
+
+
+def _regex_range(each: Range) -> str:
+    return f"{_regex_character(each[0])}-{_regex_character(each[1])}"
+
+
+def _regex_character(number: int) -> str:
+    letter = number < 0x80 and chr(number).isalnum()
+    return chr(number) if letter else f"\\x{{{number:x}}}"
+
+
+def token_bytes(tokenizer_json: Path) -> list[bytes]:
+    """The bytes that each token id stands for, empty for special ones.
+
+    Raises `SourceError` for a tokenizer whose tokens are no bytes of text.
+    """
+    tokenizer = _tokenizer(tokenizer_json)
+    return [_bytes(tokenizer, token) for token in range(tokenizer.vocab_size)]
+
+
+def _tokenizer(tokenizer_json: Path) -> Any:
+    from llguidance import LLTokenizer
+
+    try:
+        return LLTokenizer(tokenizer_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"the tokens of {tokenizer_json} cannot be read as bytes: {_first(str(error))}",
+            hint="byte-level BPE, and BPE and Unigram with byte fallback, can be",
+        ) from error
+
+
+def _bytes(tokenizer: Any, token: int) -> bytes:
+    found: bytes = b"" if tokenizer.is_special_token(token) else tokenizer.decode_bytes([token])
+    return found
+
+
+class GrammarTokens:
+    """A model's tokens as grammars see them. Safe from many threads.
+
+    The tokenizer is read when the first grammar comes.
+    """
+
+    def __init__(self, tokenizer: Path) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._tokens: Any = None
+        self._texts: NDArray[np.bool_] | None = None
+
+    def matcher(self, grammar: Grammar, stop_tokens: Collection[int]) -> Matcher:
+        """What holds one answer to a grammar. Raises `InputError`."""
+        from llguidance import LLMatcher
+
+        written = lark(grammar)
+        with self._lock:
+            if self._tokens is None:
+                self._read()
+        found = LLMatcher(self._tokens, LLMatcher.grammar_from_lark(written), log_level=0)
+        if error := found.get_error():
+            raise InputError(f"answers cannot be held to this {grammar.kind}: {_first(error)}")
+        assert self._texts is not None
+        return Matcher(found, self._texts, stop_tokens)
+
+    def _read(self) -> None:
+        import numpy as np
+
+        try:
+            self._tokens = _tokenizer(self._tokenizer)
+        except SourceError as error:
+            raise InputError(f"answers cannot be held to a grammar: {error.message}") from error
+        size = range(self._tokens.vocab_size)
+        self._texts = np.array([bool(_bytes(self._tokens, token)) for token in size], np.bool_)
+
+
+class Matcher:
+    """Where one answer is in its grammar. For one thread at a time."""
+
+    def __init__(
+        self, matcher: Any, texts: NDArray[np.bool_], stop_tokens: Collection[int]
+    ) -> None:
+        self._matcher = matcher
+        self._texts = texts
+        self._stop_tokens = sorted(stop_tokens)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it must end here: nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def mask(self, logits: NDArray[np.float32]) -> None:
+        """Set the logits [vocabulary] of tokens that may not come to minus infinity, in place. A
+        token that ends the answer may come where the grammar may end.
+
+        Raises `InferenceError` where no token may come.
+        """
+        import numpy as np
+
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        may_come = np.zeros(logits.shape, np.bool_)
+        size = min(logits.size, self._texts.size)
+        unpacked = np.unpackbits(bits, bitorder="little")[:size]
+        np.logical_and(unpacked, self._texts[:size], out=may_come[:size])
+        may_come[[token for token in self._stop_tokens if token < logits.size]] = self.is_complete
+        logits[~may_come] = -np.inf
+        if not np.isfinite(logits.max()):
+            raise InferenceError("the model has no token that the grammar allows here")
+
+    def advance(self, token: int) -> None:
+        """The answer goes on with this token, which is none that ends it. Raises
+        `InferenceError`."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if error := self._matcher.get_error():
+            raise InferenceError(f"the answer cannot be held to its grammar: {_first(error)}")
+
+
+def _first(error: str) -> str:
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    return lines[0] if lines else "unknown error"

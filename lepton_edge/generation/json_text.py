@@ -1,0 +1,145 @@
+"""JSON as texts: values that are known, and any value."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from lepton_edge.generation.expressions import (
+    ANY,
+    EMPTY,
+    NOTHING,
+    Characters,
+    Choice,
+    Expression,
+    Repeat,
+    Rule,
+    Series,
+    Text,
+    characters,
+    choice,
+    common,
+    optional,
+    others,
+    repeat,
+    series,
+    text,
+)
+from lepton_edge.generation.number_ranges import any_integer, any_number
+
+_HEX = characters([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
+_CONTROLS = (0, 0x1F)
+_ESCAPED = {0x22: '\\"', 0x5C: "\\\\"}
+_SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
+
+# One space may follow a comma and a colon, as most models write it; there is no other white space,
+# of which a model may write without end.
+_SPACE = optional(text(" "))
+COMMA = series(text(","), _SPACE)
+COLON = series(text(":"), _SPACE)
+QUOTE = text('"')
+
+VALUE, STRING, NUMBER, INTEGER = "value", "string", "number", "integer"
+
+
+def known(value: Any) -> Expression:
+    """A value that `json.loads` gave, as it may be written."""
+    if isinstance(value, dict):
+        items = [series(known(name), COLON, known(item)) for name, item in value.items()]
+        return series(text("{"), *_joined(items), text("}"))
+    if isinstance(value, list):
+        return series(text("["), *_joined([known(item) for item in value]), text("]"))
+    if isinstance(value, Decimal):
+        return text(str(value))
+    return text(json.dumps(value, ensure_ascii=False))
+
+
+def _joined(items: list[Expression]) -> list[Expression]:
+    return [part for item in items for part in (COMMA, item)][1:]
+
+
+def written(expression: Expression) -> Expression:
+    """The texts of a regular expression as they are written inside of a JSON string."""
+    if isinstance(expression, Text):
+        return text(json.dumps(expression.text, ensure_ascii=False)[1:-1])
+    if isinstance(expression, Characters):
+        return _written(expression)
+    if isinstance(expression, Series):
+        return series(*map(written, expression.parts))
+    if isinstance(expression, Choice):
+        return choice(*map(written, expression.parts))
+    if isinstance(expression, Repeat):
+        return repeat(written(expression.part), expression.least, expression.most)
+    raise TypeError(f"{expression} is no regular expression")
+
+
+def _written(expression: Characters) -> Expression:
+    ranges = list(expression.ranges)
+    escaped = [
+        text(escape) for number, escape in _ESCAPED.items() if common(ranges, (number, number))
+    ]
+    plain = ranges
+    for left_out in (_CONTROLS, *((number, number) for number in _ESCAPED)):
+        plain = [part for kept in others([left_out]) for part in common(plain, kept)]
+    return choice(characters(plain), *escaped, _controls(ranges))
+
+
+def _controls(ranges: list[tuple[int, int]]) -> Expression:
+    """Those of these characters that JSON has no other way to write."""
+    found = [n for first, last in common(ranges, _CONTROLS) for n in range(first, last + 1)]
+    if len(found) < _CONTROLS[1] + 1:
+        return choice(*(text(_SHORT.get(number, f"\\u{number:04x}")) for number in found))
+    return choice(
+        *map(text, _SHORT.values()), series(text("\\u00"), characters([(0x30, 0x31)]), _HEX)
+    )
+
+
+def any_character() -> Expression:
+    """One character inside of a string, in each way to write it but as two escapes."""
+    # \uXXXX, but for surrogates, of which one alone is no character.
+    first = characters([(0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x65, 0x66)])
+    low = series(characters([(0x44, 0x44), (0x64, 0x64)]), characters([(0x30, 0x37)]), _HEX, _HEX)
+    escape = series(text("\\u"), choice(series(first, _HEX, _HEX, _HEX), low))
+    return choice(written(ANY), text("\\/"), escape)
+
+
+def strings(least: int = 0, most: int | None = None) -> Expression:
+    """Those of so many characters."""
+    return series(QUOTE, repeat(any_character(), least, most), QUOTE)
+
+
+def arrays(item: Expression, least: int = 0, most: int | None = None) -> Expression:
+    """Those of so many items, all alike."""
+    return series(text("["), listed(item, least, most), text("]"))
+
+
+def objects(value: Expression) -> Expression:
+    """Those of any names, whose values are all alike."""
+    return series(text("{"), listed(series(Rule(STRING), COLON, value), 0, None), text("}"))
+
+
+def listed(item: Expression, least: int, most: int | None) -> Expression:
+    """So many items with commas between them."""
+    if most == 0:
+        return NOTHING if least else EMPTY
+    more = repeat(series(COMMA, item), max(least - 1, 0), None if most is None else most - 1)
+    some = series(item, more)
+    return some if least else optional(some)
+
+
+def any_json() -> dict[str, Expression]:
+    """The rules of any JSON value."""
+    value = Rule(VALUE)
+    return {
+        VALUE: choice(
+            Rule(STRING),
+            Rule(NUMBER),
+            *(text(word) for word in ("true", "false", "null")),
+            arrays(value),
+            objects(value),
+        ),
+        STRING: strings(),
+        NUMBER: any_number(),
+        INTEGER: any_integer(),
+    }
