@@ -73,13 +73,16 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Graph:
     """A model's computation, made once and compiled by every backend.
 
-    Exactly one of ``program`` (a `torch.export.ExportedProgram`) and ``onnx`` (a file) is set.
+    Exactly one of ``program`` (a `torch.export.ExportedProgram`), ``onnx`` (a file) and ``ir`` (a
+    folder with a decoder's OpenVINO IR, whose ports nobody described: ``inputs`` and ``outputs`` are
+    empty) is set.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     program: torch.export.ExportedProgram | None = None
     onnx: Path | None = None
+    ir: Path | None = None
     largest: Mapping[str, int] = field(default_factory=dict)
     """The largest size that a named dimension will be given, where it is known: of ``length``, the
     longest text in tokens."""

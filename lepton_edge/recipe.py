@@ -49,6 +49,7 @@ def _number(value: object) -> object:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
+_SOURCES = ("path", "hub", "onnx", "openvino_ir")
 _Error = Annotated[float, BeforeValidator(_number), Field(gt=0)]
 _Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 
@@ -60,7 +61,7 @@ class _Section(BaseModel):
 
 
 class Source(_Section):
-    """The model to build from: exactly one of `path`, `hub` and `onnx`."""
+    """The model to build from: exactly one of `path`, `hub`, `onnx` and `openvino_ir`."""
 
     path: _NotEmpty | None = None
     """A Hugging Face folder. A relative path starts at the recipe's folder."""
@@ -68,6 +69,10 @@ class Source(_Section):
     """A hub id, `organization/name`, downloaded by the build and by nothing else."""
     onnx: _NotEmpty | None = None
     """An ONNX file. A relative path starts at the recipe's folder."""
+    openvino_ir: _NotEmpty | None = None
+    """A folder with a decoder that another exporter made: openvino_model.xml, tokenizer.json,
+    config.json. For families that this one does not export. A relative path starts at the recipe's
+    folder."""
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     """The commit of a hub model: 40 hexadecimal digits. Required with `hub`."""
     tokenizer: _NotEmpty | None = None
@@ -77,9 +82,11 @@ class Source(_Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
-        given = [key for key in ("path", "hub", "onnx") if getattr(self, key) is not None]
+        given = [key for key in _SOURCES if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"give one of path, hub and onnx; given: {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"give one of {', '.join(_SOURCES)}; given: {', '.join(given) or 'none'}"
+            )
         if self.hub and not self.revision:
             raise ValueError("a hub model needs its revision: a commit, 40 hexadecimal digits")
         if self.revision and not self.hub:
@@ -282,7 +289,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     recipe = parse_recipe(data, str(path))
     sections = {
-        "source": ("path", "onnx", "tokenizer"),
+        "source": ("path", "onnx", "openvino_ir", "tokenizer"),
         "calibration": ("data",),
         "quality": ("data",),
         "index": ("data",),

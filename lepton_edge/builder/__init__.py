@@ -195,6 +195,10 @@ def _load(
 
         file = Path(wanted.onnx)
         return load_onnx(file, Path(wanted.tokenizer) if wanted.tokenizer else file.parent, recipe)
+    if wanted.openvino_ir:
+        from lepton_edge.builder.openvino_ir import load_ir
+
+        return load_ir(Path(wanted.openvino_ir), recipe)
     from lepton_edge.builder.huggingface import load_folder
 
     if wanted.hub:

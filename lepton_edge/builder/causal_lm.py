@@ -110,14 +110,15 @@ def load_causal_lm(folder: Path, config: Any, dtype: torch.dtype | None) -> Caus
     return CausalLM(model.eval())
 
 
-def generation_facts(folder: Path, config: Any, tokenizer: Any) -> GenerationFacts:
-    """What a folder says about answers. ``tokenizer`` is transformers' own.
+def generation_facts(folder: Path, end: Any, tokenizer: Any) -> GenerationFacts:
+    """What a folder says about answers. ``end`` is config.json's eos_token_id, ``tokenizer``
+    transformers' own.
 
     Raises `SourceError` where it does not say how an answer ends, or a chat template is not text.
     """
     file = folder / "generation_config.json"
     settings = read_json(file, dict) if file.is_file() else {}
-    stop = settings.get("eos_token_id", getattr(config, "eos_token_id", None))
+    stop = settings.get("eos_token_id", end)
     if stop is None:
         stop = tokenizer.eos_token_id
     stops = tuple(stop) if isinstance(stop, (list, tuple)) else (() if stop is None else (stop,))

@@ -44,6 +44,12 @@ DECODERS = {
     "smollm3": "SmolLM3",
 }
 
+# For a family that is not among them.
+IR_WAY = (
+    "export it to OpenVINO IR with its own tools and build from the folder: "
+    "source: {openvino_ir: folder}"
+)
+
 # Their rotary frequencies follow the length of the text, call by call: a graph would keep those of
 # the example that it was traced with.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -130,7 +136,8 @@ def check_decoder(config: Any) -> None:
         name = (getattr(config, "architectures", None) or [family])[0]
         raise UnsupportedModelError(
             f"the architecture {name} (model_type {family!r}) cannot be exported for generation; "
-            f"supported: {', '.join(DECODERS.values())}"
+            f"supported: {', '.join(DECODERS.values())}",
+            hint=IR_WAY,
         )
     for kind in _rope_types(getattr(config, "rope_parameters", None)):
         if kind in _LENGTH_DEPENDENT_ROPE:

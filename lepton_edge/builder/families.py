@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_edge.builder.decoder import DECODERS
+from lepton_edge.builder.decoder import DECODERS, IR_WAY
 from lepton_edge.errors import SourceError, UnsupportedModelError
 
 # By `model_type` in config.json. Each is exported and compared with torch in
@@ -69,10 +69,11 @@ def check_family(file: Path, values: dict[str, Any]) -> None:
             hint='add it, such as "model_type": "bert"',
         )
     name = (values.get("architectures") or [model_type])[0]
+    decodes = name.endswith(HEADS["text-generation"].endings)
     raise UnsupportedModelError(
         f"the architecture {name} (model_type {model_type!r}) cannot be exported; "
         f"supported: {', '.join((*ENCODERS.values(), *DECODERS.values()))}",
-        hint=_ONNX_WAY,
+        hint=IR_WAY if decodes else _ONNX_WAY,
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 from lepton_edge.backend import Aside, Backend, DecoderForm, Graph, Quantization, Vocabulary
 from lepton_edge.builder import parity
 from lepton_edge.builder.causal_lm import CausalLM
+from lepton_edge.builder.openvino_ir import ForeignIR
 from lepton_edge.builder.quality import generation
 from lepton_edge.bundle import TOKENIZER, describe_files
 from lepton_edge.bundle.hashing import digest_of
@@ -64,7 +65,15 @@ class GeneratorBuild:
                 hint="quality: {max_perplexity_ratio: 1.05}",
             )
         original = plan.loaded.original
-        assert isinstance(original, CausalLM)
+        assert isinstance(original, (CausalLM, ForeignIR))
+        foreign = isinstance(original, ForeignIR)
+        for target, backend in targets:
+            if foreign and backend.name != "openvino":
+                raise RecipeError(
+                    f"the recipe {recipe.name} builds from an OpenVINO IR, and {target.name} is "
+                    f"for {backend.name}",
+                    hint="--target intel-cpu; or build from the checkpoint",
+                )
         self._plan = plan
         self._targets = targets
         self._say = say
@@ -82,8 +91,10 @@ class GeneratorBuild:
         sample = generation.read_sample(
             encoder, plan.recipe.quality, plan.recipe.parity.sample, self._room
         )
-        say("running the original")
-        reference = generation.refer(self._original, sample, self._room)
+        reference = None
+        if isinstance(self._original, CausalLM):
+            say("running the original")
+            reference = generation.refer(self._original, sample, self._room)
         vocabulary = Vocabulary(token_bytes(work / TOKENIZER), tuple(plan.task.config.stop_tokens))
         quantization = self._calibration(encoder)
         graphs: dict[DecoderForm, Graph] = {}
@@ -91,9 +102,7 @@ class GeneratorBuild:
         for target, backend in self._targets:
             form = backend.decoder
             if form not in graphs:
-                say("exporting the graph")
-                graph = self._original.step_graph(form, self._room)
-                graphs[form] = replace(graph, vocabulary=vocabulary)
+                graphs[form] = replace(self._graph(form), vocabulary=vocabulary)
             aside = scratch / target.name
             aside.mkdir()
             found.append(
@@ -117,7 +126,7 @@ class GeneratorBuild:
         quantization: Quantization | None,
         work: Path,
         aside: Aside,
-        measured_on: tuple[generation.Sample, generation.Reference],
+        measured_on: tuple[generation.Sample, generation.Reference | None],
     ) -> Artifact:
         recipe = self._plan.recipe
         name = f"artifacts/{target.name}"
@@ -133,7 +142,9 @@ class GeneratorBuild:
             quantization,
             aside,
         )
-        self._say(f"comparing {target.name} ({recipe.precision}) with the original")
+        doing = "comparing" if measured_on[1] else "measuring"
+        beside = " with the original" if measured_on[1] else ""
+        self._say(f"{doing} {target.name} ({recipe.precision}){beside}")
         stepper = backend.prove_steps(directory, compiled, aside)
         try:
             measured = generation.measure(
@@ -142,16 +153,23 @@ class GeneratorBuild:
         finally:
             stepper.close()
         generation.check(measured.quality, recipe.precision, target.name)
-        self._check_parity(measured.parity, target)
+        if measured.parity:
+            self._check_parity(measured.parity, target)
         return Artifact(
             target.name,
             backend.name,
             name,
             digest_of(describe_files(work, name)),
             compiled,
-            parity.rounded(measured.parity),
+            parity.rounded(measured.parity) if measured.parity else None,
             generation=measured.quality,
         )
+
+    def _graph(self, form: DecoderForm) -> Graph:
+        if isinstance(self._original, ForeignIR):
+            return self._original.graph(self._plan.task.name, None, Path())
+        self._say("exporting the graph")
+        return self._original.step_graph(form, self._room)
 
     def _check_parity(self, found: Any, target: Target) -> None:
         """The limits that the recipe names. Raises `ParityError`."""

@@ -75,7 +75,9 @@ def load_folder(
             task=task,
             facts=Facts(
                 generation=generation_facts(
-                    folder, config, transformers_tokenizer(folder, trust_remote_code)
+                    folder,
+                    getattr(config, "eos_token_id", None),
+                    transformers_tokenizer(folder, trust_remote_code),
                 )
             ),
             tokenizer=tokenizer.json,

@@ -117,11 +117,11 @@ class GenerationQuality(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """The file's name; none for the built-in text."""
     perplexity: float
     """exp of the mean negative log-likelihood of those tokens."""
-    original_perplexity: float
-    """The original's."""
+    original_perplexity: float | None
+    """The original's; none where there is none to run, as of what another exporter made."""
     max_perplexity_ratio: float
     """How many times the original's it might be."""
-    equal_tokens: float
+    equal_tokens: float | None
     """Share of equal tokens, place by place, where both continue the same prompts greedily."""
     greedy_tokens: int
     """How many tokens that is a share of."""
@@ -143,8 +143,8 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     derived from it is kept under."""
     compiled: Compiled
     """Precision, inputs, outputs, and the backend's own settings."""
-    parity: Parity
-    """Measured on this artifact as it was written."""
+    parity: Parity | None
+    """Measured on this artifact as it was written; none where there is no original beside it."""
     calibration: Calibration | None = None
     """What INT8 was calibrated on."""
     quality: Quality | None = None
@@ -156,7 +156,7 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the bundle was built from."""
 
-    kind: Literal["huggingface", "hub", "onnx", "torch"]
+    kind: Literal["huggingface", "hub", "onnx", "torch", "openvino_ir"]
     """A local Hugging Face folder, a hub id, an ONNX file, or a torch module."""
     name: str
     """The folder's or file's name, the hub id, or the module's class. Never a full path."""

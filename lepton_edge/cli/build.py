@@ -9,7 +9,7 @@ import click
 
 from lepton_edge.backend import Precision
 from lepton_edge.bundle import REPORT, Bundle
-from lepton_edge.bundle.manifest import Artifact, Parity
+from lepton_edge.bundle.manifest import Artifact, GenerationQuality, Parity
 from lepton_edge.cli.output import (
     json_option,
     mebibytes,
@@ -57,19 +57,16 @@ def command(source: str, as_json: bool, **options: Any) -> None:
     for artifact in bundle.manifest.artifacts:
         parity, quality = artifact.parity, artifact.quality
         note(_made(artifact, bundle.path))
-        labels = "" if parity.equal_labels is None else f", {parity.equal_labels:.1%} equal labels"
-        note(
-            f"{artifact.target}: beside the original on {parity.texts} texts "
-            f"({_measured(parity)}): "
-            f"largest error {parity.max_error:g}, mean cosine {parity.mean_cosine:.6f}{labels}"
-        )
-        if found := artifact.generation:
+        if parity:
+            equal = parity.equal_labels
+            labels = "" if equal is None else f", {equal:.1%} equal labels"
             note(
-                f"{artifact.target}: perplexity {found.perplexity:.4g}, the original's "
-                f"{found.original_perplexity:.4g} ({found.tokens:,} tokens of "
-                f"{found.data or 'the built-in text'}); {found.equal_tokens:.0%} of "
-                f"{found.greedy_tokens} greedy tokens equal"
+                f"{artifact.target}: beside the original on {parity.texts} texts "
+                f"({_measured(parity)}): "
+                f"largest error {parity.max_error:g}, mean cosine {parity.mean_cosine:.6f}{labels}"
             )
+        if artifact.generation:
+            note(f"{artifact.target}: {_generation(artifact.generation)}")
         if quality:
             kept = len(artifact.compiled.kept)
             note(
@@ -85,7 +82,7 @@ def command(source: str, as_json: bool, **options: Any) -> None:
 def _next(bundle: Bundle) -> str:
     """The next command. An artifact that was proven through something else does not open here."""
     run = f'lepton-edge run {bundle.path} "some text"'
-    if any(not artifact.parity.through for artifact in bundle.manifest.artifacts):
+    if any(not (each.parity and each.parity.through) for each in bundle.manifest.artifacts):
         return f"next: {run}"
     if any(artifact.compiled.deferred for artifact in bundle.manifest.artifacts):
         run = f"lepton-edge finalize {bundle.path}; {run}"
@@ -103,6 +100,17 @@ def _made(artifact: Artifact, path: Path) -> str:
         )
     gpus = compiled.settings.get("compute_capabilities")
     return f"{made}compiled with {compiled.requires}{f' for SM {gpus}' if gpus else ''}"
+
+
+def _generation(found: GenerationQuality) -> str:
+    """How well it predicts text."""
+    text = f"{found.tokens:,} tokens of {found.data or 'the built-in text'}"
+    if found.original_perplexity is None or found.equal_tokens is None:
+        return f"perplexity {found.perplexity:.4g} ({text}); there is no original to compare with"
+    return (
+        f"perplexity {found.perplexity:.4g}, the original's {found.original_perplexity:.4g} "
+        f"({text}); {found.equal_tokens:.0%} of {found.greedy_tokens} greedy tokens equal"
+    )
 
 
 def _measured(parity: Parity) -> str:

@@ -6,6 +6,7 @@ import click
 
 from lepton_edge.backend import Compiled
 from lepton_edge.bundle import Bundle, open_bundle
+from lepton_edge.bundle.manifest import Parity
 from lepton_edge.cli.output import json_option, mebibytes, print_json, print_table, printable
 from lepton_edge.runtime.profile import find_profile
 
@@ -39,13 +40,7 @@ def command(bundle: str, as_json: bool) -> None:
                 artifact.backend,
                 artifact.compiled.precision,
                 _engine(artifact.compiled),
-                str(artifact.parity.texts),
-                printable(artifact.parity.through or "itself"),
-                f"{artifact.parity.max_error:g}",
-                f"{artifact.parity.mean_cosine:.6f}",
-                "-"
-                if artifact.parity.equal_labels is None
-                else f"{artifact.parity.equal_labels:.1%}",
+                *_compared(artifact.parity),
             )
             for artifact in opened.manifest.artifacts
         ],
@@ -56,6 +51,19 @@ def command(bundle: str, as_json: bool) -> None:
     print_table(
         ("file", "bytes", "sha256"),
         [(name, f"{file.size:,}", file.sha256) for name, file in opened.manifest.files.items()],
+    )
+
+
+def _compared(parity: Parity | None) -> tuple[str, ...]:
+    """What was measured beside the original."""
+    if parity is None:
+        return ("-",) * 5
+    return (
+        str(parity.texts),
+        printable(parity.through or "itself"),
+        f"{parity.max_error:g}",
+        f"{parity.mean_cosine:.6f}",
+        "-" if parity.equal_labels is None else f"{parity.equal_labels:.1%}",
     )
 
 
@@ -99,10 +107,12 @@ def _print_generation(bundle: Bundle) -> None:
     rows = [
         (
             artifact.target,
-            f"{found.original_perplexity:.4f}",
+            "-" if found.original_perplexity is None else f"{found.original_perplexity:.4f}",
             f"{found.perplexity:.4f}",
             f"{found.tokens:,} of {printable(found.data or 'the built-in text')}",
-            f"{found.equal_tokens:.1%} of {found.greedy_tokens}",
+            "-"
+            if found.equal_tokens is None
+            else f"{found.equal_tokens:.1%} of {found.greedy_tokens}",
         )
         for artifact in bundle.manifest.artifacts
         if (found := artifact.generation)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 Range = tuple[int, int]
 """The first and the last of some characters, as Unicode numbers them."""
 
-_LAST = 0x10FFFF
+_FIRST, _LAST = 1, 0x10FFFF  # a text has no NUL: it ends texts in many places
 _SURROGATES = (0xD800, 0xDFFF)  # numbers that are no characters
 
 
@@ -82,9 +82,9 @@ def text(value: str) -> Expression:
 
 
 def characters(ranges: Iterable[Range]) -> Expression:
-    """One character of some ranges, in any order, without what is no character."""
+    """One character of some ranges, in any order, without what is none of a text."""
     found: list[Range] = []
-    for first, last in sorted(_without(ranges, _SURROGATES)):
+    for first, last in sorted(_without(common(ranges, (_FIRST, _LAST)), _SURROGATES)):
         if found and first <= found[-1][1] + 1:
             found[-1] = (found[-1][0], max(found[-1][1], last))
         else:
@@ -94,7 +94,7 @@ def characters(ranges: Iterable[Range]) -> Expression:
 
 def others(ranges: Iterable[Range]) -> list[Range]:
     """The characters that are not in these."""
-    left: list[Range] = [(0, _LAST)]
+    left: list[Range] = [(_FIRST, _LAST)]
     for each in ranges:
         left = list(_without(left, each))
     return left
@@ -114,7 +114,7 @@ def _without(ranges: Iterable[Range], taken: Range) -> Iterator[Range]:
             yield max(first, taken[1] + 1), last
 
 
-ANY = Characters(((0, _SURROGATES[0] - 1), (_SURROGATES[1] + 1, _LAST)))
+ANY = Characters(((_FIRST, _SURROGATES[0] - 1), (_SURROGATES[1] + 1, _LAST)))
 """Any character."""
 
 

@@ -9,8 +9,9 @@ A JSON answer is written in one line; one space may follow a comma and a colon.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from lepton_edge.generation.expressions import (
     common,
     is_regular,
     may_be_empty,
+    others,
 )
 
 if TYPE_CHECKING:
@@ -37,9 +39,10 @@ if TYPE_CHECKING:
 
     from lepton_edge.generation.request import Grammar
 
-# Characters of one, two, three and four bytes in UTF-8: xgrammar takes a range across them for
-# other bytes as well (openvino-genai 2026.4.1).
+# Characters of one, two, three and four bytes in UTF-8, of which all but the first have 6 bits.
 _BY_BYTES: tuple[Range, ...] = ((0, 0x7F), (0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, 0x10FFFF))
+_BITS = 6
+_CARET = 0x5E
 
 
 def check_grammar(grammar: Grammar) -> None:
@@ -65,25 +68,78 @@ def rules_of(grammar: Grammar) -> Rules:
 def ebnf(grammar: Grammar) -> str:
     """A grammar in the EBNF of xgrammar, from ``root``. Raises `InputError`."""
     rules = rules_of(grammar)
-    lines = [f"root ::= {_ebnf(rules.start)}"]
-    lines += [f"{name} ::= {_ebnf(each)}" for name, each in sorted(rules.named.items())]
+    writer = _Ebnf()
+    lines = [f"root ::= {writer.written(rules.start)}"]
+    lines += [f"{name} ::= {writer.written(each)}" for name, each in sorted(rules.named.items())]
+    lines += [f"{name} ::= {body}" for body, name in writer.repeated.items()]
     return "\n".join(lines) + "\n"
 
 
-def _ebnf(expression: Expression) -> str:
-    if isinstance(expression, Rule):
-        return expression.name
-    if isinstance(expression, Text):
-        return f'"{"".join(_ebnf_character(ord(each)) for each in expression.text)}"'
-    if isinstance(expression, Characters):
-        pieces = [piece for kept in _BY_BYTES for piece in common(expression.ranges, kept)]
-        return f"[{''.join(map(_ebnf_range, pieces))}]"
-    if isinstance(expression, Repeat):
-        most = "" if expression.most is None else expression.most
-        return f"({_ebnf(expression.part)}){{{expression.least},{most}}}"
-    if isinstance(expression, Series):
-        return f"({' '.join(map(_ebnf, expression.parts))})" if expression.parts else '""'
-    return f"({' | '.join(map(_ebnf, expression.parts))})"
+class _Ebnf:
+    """What is repeated is a rule of its own: xgrammar writes it out as often."""
+
+    def __init__(self) -> None:
+        self.repeated: dict[str, str] = {}
+
+    def written(self, expression: Expression) -> str:
+        if isinstance(expression, Rule):
+            return expression.name
+        if isinstance(expression, Text):
+            return _ebnf_text(expression.text)
+        if isinstance(expression, Characters):
+            return _ebnf_class(expression.ranges)
+        if isinstance(expression, Repeat):
+            most = "" if expression.most is None else expression.most
+            return f"{self._part(expression.part)}{{{expression.least},{most}}}"
+        if isinstance(expression, Series) and not expression.parts:
+            return '""'
+        between = " " if isinstance(expression, Series) else " | "
+        return f"({between.join(map(self.written, expression.parts))})"
+
+    def _part(self, part: Expression) -> str:
+        written = self.written(part)
+        if isinstance(part, (Rule, Characters)):
+            return f"({written})"
+        return self.repeated.setdefault(written, f"part{len(self.repeated)}")
+
+
+def _ebnf_text(value: str) -> str:
+    pieces = re.split(r"([\x00-\x1f\x7f])", value)
+    # Written as a number, a character would take the digits that follow it: it stands alone.
+    found = [
+        _ebnf_character(ord(piece)) if place % 2 else re.sub(r'(["\\])', r"\\\1", piece)
+        for place, piece in enumerate(pieces)
+    ]
+    return " ".join(f'"{piece}"' for piece in found if piece)
+
+
+def _ebnf_class(ranges: Iterable[Range]) -> str:
+    # At its beginning xgrammar takes a ^ for a negation, in whichever way it is written.
+    caret = any(first == _CARET for first, _ in ranges)
+    if caret:
+        ranges = [part for kept in others([(_CARET, _CARET)]) for part in common(ranges, kept)]
+    same = (each for kept in _BY_BYTES for each in common(ranges, kept))
+    found = "".join(_ebnf_range(piece) for each in same for piece in _even(*each))
+    if not caret:
+        return f"[{found}]"
+    alone = f'"{_ebnf_character(_CARET)}"'
+    return f"({alone} | [{found}])" if found else alone
+
+
+def _even(first: int, last: int) -> list[Range]:
+    """A range of characters of as many bytes in pieces of which the bytes are ranges by themselves.
+
+    xgrammar takes others for bytes that are no characters (openvino-genai 2026.4.1).
+    """
+    for bits in range(_BITS, 3 * _BITS + 1, _BITS):
+        rest = (1 << bits) - 1
+        if first | rest == last | rest:
+            break
+        if first & rest:
+            return [*_even(first, first | rest), *_even((first | rest) + 1, last)]
+        if last & rest != rest:
+            return [*_even(first, (last & ~rest) - 1), *_even(last & ~rest, last)]
+    return [(first, last)]
 
 
 def _ebnf_range(each: Range) -> str:

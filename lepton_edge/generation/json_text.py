@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +14,7 @@ from lepton_edge.generation.expressions import (
     Characters,
     Choice,
     Expression,
+    Range,
     Repeat,
     Rule,
     Series,
@@ -79,20 +81,29 @@ def _written(expression: Characters) -> Expression:
     escaped = [
         text(escape) for number, escape in _ESCAPED.items() if common(ranges, (number, number))
     ]
-    plain = ranges
-    for left_out in (_CONTROLS, *((number, number) for number in _ESCAPED)):
-        plain = [part for kept in others([left_out]) for part in common(plain, kept)]
-    return choice(characters(plain), *escaped, _controls(ranges))
+    return choice(_plain(ranges), *escaped, _controls(ranges))
 
 
-def _controls(ranges: list[tuple[int, int]]) -> Expression:
-    """Those of these characters that JSON has no other way to write."""
+def _plain(ranges: Iterable[Range]) -> Expression:
+    """Those of these characters that are written as they are."""
+    left_out = others([_CONTROLS, *((number, number) for number in _ESCAPED)])
+    return characters(part for kept in left_out for part in common(ranges, kept))
+
+
+def _controls(ranges: list[Range]) -> Expression:
+    """Those of these characters that are written as escapes only."""
     found = [n for first, last in common(ranges, _CONTROLS) for n in range(first, last + 1)]
-    if len(found) < _CONTROLS[1] + 1:
-        return choice(*(text(_SHORT.get(number, f"\\u{number:04x}")) for number in found))
-    return choice(
-        *map(text, _SHORT.values()), series(text("\\u00"), characters([(0x30, 0x31)]), _HEX)
+    short = [text(_SHORT[number]) for number in found if number in _SHORT]
+    rows = (
+        series(text(f"\\u00{row}"), characters(map(_hex_digit, found_in_row)))
+        for row in (0, 1)
+        if (found_in_row := [number % 16 for number in found if number // 16 == row])
     )
+    return choice(*short, *rows)
+
+
+def _hex_digit(value: int) -> Range:
+    return (ord(f"{value:x}"), ord(f"{value:x}"))
 
 
 def any_character() -> Expression:
@@ -100,8 +111,9 @@ def any_character() -> Expression:
     # \uXXXX, but for surrogates, of which one alone is no character.
     first = characters([(0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x65, 0x66)])
     low = series(characters([(0x44, 0x44), (0x64, 0x64)]), characters([(0x30, 0x37)]), _HEX, _HEX)
-    escape = series(text("\\u"), choice(series(first, _HEX, _HEX, _HEX), low))
-    return choice(written(ANY), text("\\/"), escape)
+    number = series(text("\\u"), choice(series(first, _HEX, _HEX, _HEX), low))
+    short = map(text, (*_ESCAPED.values(), "\\/", *_SHORT.values()))
+    return choice(_plain(ANY.ranges), *short, number)
 
 
 def strings(least: int = 0, most: int | None = None) -> Expression:

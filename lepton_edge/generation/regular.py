@@ -27,7 +27,7 @@ from lepton_edge.generation.expressions import (
     text,
 )
 
-MOST_CHARACTERS = 100_000
+MOST_CHARACTERS = 1_000_000
 """That a text of a grammar may have, where nothing is repeated without a limit."""
 _LONGEST = 10_000
 _DEEPEST = 50
@@ -59,6 +59,7 @@ _WIDEST = {
     "W": others(_WORD),
     "S": others(_SPACE),
 }
+_SURROGATES = (0xD800, 0xDFFF)
 _LINE_ENDS: tuple[Range, ...] = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
 _HEX = {"x": 2, "u": 4}
@@ -136,7 +137,7 @@ class _Parser:
                 f"the regular expression {_shown(source)} has {len(source):,} characters: it may "
                 f"have {_LONGEST:,}"
             )
-        if any("\ud800" <= character <= "\udfff" for character in source):
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in source):
             raise InputError(f"the regular expression {_shown(source)} is not Unicode text")
 
     def alternatives(self) -> list[_Alternative]:
@@ -294,10 +295,13 @@ class _Parser:
             return ord(_CONTROLS[self._skip()])
         if letter in _HEX:
             digits = self._source[self._place + 1 : self._place + 1 + _HEX[letter]]
-            if re.fullmatch(rf"[0-9A-Fa-f]{{{_HEX[letter]}}}", digits):
-                self._place += 1 + len(digits)
-                return int(digits, 16)
-            raise self._error(f"has \\{letter} without {_HEX[letter]} hexadecimal digits")
+            if not re.fullmatch(rf"[0-9A-Fa-f]{{{_HEX[letter]}}}", digits):
+                raise self._error(f"has \\{letter} without {_HEX[letter]} hexadecimal digits")
+            number = int(digits, 16)
+            if number == 0 or _SURROGATES[0] <= number <= _SURROGATES[1]:
+                raise self._error(f"has \\{letter}{digits}, which is no character of a text")
+            self._place += 1 + len(digits)
+            return number
         if letter in "bBAZzG":
             raise self._error(f"has \\{letter}, a place between characters, which no grammar can")
         if letter.isdigit() or letter == "k":

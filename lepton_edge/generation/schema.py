@@ -86,7 +86,7 @@ def rules_of_schema(source: str) -> Rules:
     start = reader.value(schema, "#", 0)
     rules = pruned(Rules(start, reader.rules))
     if rules.start == NOTHING:
-        raise InputError("the JSON schema is not valid for any value that ends")
+        raise InputError("no value that ends is valid by the JSON schema")
     _check_recursion(rules)
     total = size(rules.start) + sum(map(size, rules.named.values()))
     if total > MOST_CHARACTERS:

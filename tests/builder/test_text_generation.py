@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,8 +135,43 @@ def test_a_family_that_is_not_supported_says_which_are(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "bloom", "architectures": ["BloomForCausalLM"]}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedModelError, match=r"BloomForCausalLM.*Llama"):
+    with pytest.raises(UnsupportedModelError, match=r"BloomForCausalLM.*Llama") as caught:
         lepton_edge.build(recipe(folder), output=tmp_path / "out")
+    assert "openvino_ir" in str(caught.value.hint)
+
+
+def test_an_ir_of_another_exporter_is_built(
+    bundle: Bundle, folder: Path, model: GenerativeModel, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    shutil.copytree(folder, foreign)
+    (foreign / "model.safetensors").unlink()
+    for name in ("openvino_model.xml", "openvino_model.bin"):
+        shutil.copy(bundle.path / "artifacts" / "intel-cpu" / name, foreign)
+    config = json.loads((foreign / "config.json").read_text())
+    config |= {"model_type": "unheard-of"}
+    (foreign / "config.json").write_text(json.dumps(config))
+    source = {"openvino_ir": str(foreign)}
+    built = lepton_edge.build(
+        recipe(folder, source=source, precision="auto"), output=tmp_path / "out"
+    )
+    (artifact,) = built.manifest.artifacts
+    assert artifact.parity is None
+    assert artifact.generation is not None
+    assert artifact.generation.original_perplexity is None
+    assert built.manifest.source.kind == "openvino_ir"
+    with lepton_edge.load(built.path) as opened:
+        answer = opened.generate("Once", max_tokens=5, temperature=0)
+    assert answer.usage.prompt_tokens == 4
+    with pytest.raises(RecipeError, match="OpenVINO IR, and jetson-orin is for tensorrt"):
+        lepton_edge.build(
+            recipe(folder, source=source), target="jetson-orin", output=tmp_path / "other"
+        )
+
+
+def test_an_ir_without_its_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"has no openvino_model\.xml"):
+        lepton_edge.build(recipe(tmp_path, source={"openvino_ir": str(tmp_path)}), output=tmp_path)
 
 
 def test_a_model_without_an_end_is_refused(tmp_path: Path) -> None:

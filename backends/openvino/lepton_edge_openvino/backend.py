@@ -93,8 +93,10 @@ class OpenVINOBackend(Backend):
         aside: Aside = Aside(),
     ) -> Compiled:
         from lepton_edge_openvino.build import ir_from_graph
+        from lepton_edge_openvino.decoder import generative_ir_from_graph, is_decoder
 
-        return ir_from_graph(graph, precision, options, directory, quantization, aside.say)
+        make = generative_ir_from_graph if is_decoder(graph.inputs) else ir_from_graph
+        return make(graph, precision, options, directory, quantization, aside.say)
 
     def load(
         self,

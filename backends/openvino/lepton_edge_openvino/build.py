@@ -6,7 +6,8 @@ import errno
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,11 @@ from lepton_edge.backend import (
     TensorSpec,
 )
 from lepton_edge.errors import BackendError
-from lepton_edge.generation.tensors import POSITION_IDS
 from lepton_edge_openvino.library import converter, last_line, openvino
 from lepton_edge_openvino.options import OpenVINOOptions
 from lepton_edge_openvino.quantize import in_eight_bits, with_small_weights
 from lepton_edge_openvino.recurrent import extensions, whole_layers
 from lepton_edge_openvino.session import OpenVINOSession
-from lepton_edge_openvino.stateful import make_stateful
-from lepton_edge_openvino.vocabulary import DETOKENIZER, GENERATIVE_MODEL, write_vocabulary
 
 _MODEL = "model.xml"
 _EIGHT_BITS = ("int8", "int8-weights", "int4-weights")
@@ -60,34 +58,50 @@ def ir_from_graph(
     FP16).
     """
     library = openvino()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own deprecations: nothing to act on
-            model = _converted(graph)
-        _name_ports(model.inputs, graph.inputs)
-        _name_ports(model.outputs, graph.outputs)
-        _name_operations(model)
-        # The decoder of an encoder-decoder model has no positions of its own: it is a session.
-        decodes = any(spec.name == POSITION_IDS for spec in graph.inputs)
-        if decodes:
-            make_stateful(model, graph.inputs)
-            _name_operations(model)
+    with build_errors(directory):
+        model = converted(graph)
+        name_operations(model)
         kept: tuple[str, ...] = ()
         if precision == "int8":
             if quantization is None:
                 raise BackendError("int8 needs inputs to calibrate on")
             model, kept = in_eight_bits(model, quantization, partial(_opened, graph), say)
         elif precision in ("int8-weights", "int4-weights"):
-            four = precision == "int4-weights"
-            feeds = quantization.feeds if quantization and four else ()
-            model = with_small_weights(model, bits=4 if four else 8, options=options, feeds=feeds)
+            model = with_small_weights(model, 4 if precision == "int4-weights" else 8, options)
         if precision in _EIGHT_BITS:
-            _name_operations(model)  # those that NNCF added
+            name_operations(model)  # those that NNCF added
         # What is left in floating point, such as biases, is stored as fp16.
-        name = GENERATIVE_MODEL if decodes else _MODEL
-        library.save_model(model, str(directory / name), compress_to_fp16=precision != "fp32")
-        if decodes and graph.vocabulary is not None:
-            write_vocabulary(graph.vocabulary, directory / DETOKENIZER)
+        library.save_model(model, str(directory / _MODEL), compress_to_fp16=precision != "fp32")
+    return Compiled(
+        precision=_WEIGHTS[precision],
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        requires=f"openvino {library.__version__.split('-')[0]}",
+        settings=common_settings(precision, options),
+        kept=kept,
+    )
+
+
+def common_settings(precision: Precision, options: OpenVINOOptions) -> dict[str, Setting]:
+    """Those that every artifact has."""
+    settings: dict[str, Setting] = {
+        "compute": _COMPUTE.get(precision, precision),
+        "performance_hint": options.performance_hint,
+    }
+    if options.threads:
+        settings["threads"] = options.threads
+    if options.streams:
+        settings["streams"] = options.streams
+    return settings
+
+
+@contextmanager
+def build_errors(directory: Path) -> Iterator[None]:
+    """Turn whatever a conversion raises into `BackendError`; OSError where the disk is full."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own deprecations: nothing to act on
+            yield
     except BackendError:
         raise
     # The converter raises its own classes for an operator it does not have.
@@ -97,28 +111,6 @@ def ir_from_graph(
             f"OpenVINO cannot convert this model: {last_line(error)}",
             hint="export it to ONNX and build from the file: source: {onnx: model.onnx}",
         ) from error
-    settings: dict[str, Setting] = {
-        "compute": _COMPUTE.get(precision, precision),
-        "performance_hint": options.performance_hint,
-    }
-    if options.threads:
-        settings["threads"] = options.threads
-    if options.streams:
-        settings["streams"] = options.streams
-    # The library's own choice is 8 bits: stories260k's perplexity rises by 0.7 percent with it.
-    kept_in = options.kv_cache_precision or ("f32" if precision == "fp32" else None)
-    if decodes and kept_in:
-        settings["kv_cache_precision"] = kept_in
-    if decodes and options.dynamic_quantization_group_size is not None:
-        settings["dynamic_quantization_group_size"] = options.dynamic_quantization_group_size
-    return Compiled(
-        precision=_WEIGHTS[precision],
-        inputs=graph.inputs,
-        outputs=graph.outputs,
-        requires=f"openvino {library.__version__.split('-')[0]}",
-        settings=settings,
-        kept=kept,
-    )
 
 
 def _opened(graph: Graph, model: Any) -> OpenVINOSession:
@@ -127,11 +119,16 @@ def _opened(graph: Graph, model: Any) -> OpenVINOSession:
     return OpenVINOSession(openvino().Core().compile_model(model, "CPU"), specs, "CPU")
 
 
-def _converted(graph: Graph) -> Any:
+def converted(graph: Graph) -> Any:
+    """The graph as a model of OpenVINO's whose ports have the graph's names."""
     convert = converter().convert_model
     if graph.program is None:
-        return convert(str(graph.onnx))
-    return convert(whole_layers(graph.program), extension=extensions())
+        model = convert(str(graph.onnx))
+    else:
+        model = convert(whole_layers(graph.program), extension=extensions())
+    _name_ports(model.inputs, graph.inputs)
+    _name_ports(model.outputs, graph.outputs)
+    return model
 
 
 def _name_ports(ports: list[Any], specs: tuple[TensorSpec, ...]) -> None:
@@ -142,7 +139,7 @@ def _name_ports(ports: list[Any], specs: tuple[TensorSpec, ...]) -> None:
         port.get_tensor().set_names({spec.name})
 
 
-def _name_operations(model: Any) -> None:
+def name_operations(model: Any) -> None:
     """Number the operations that OpenVINO names by a counter of the whole process, by their place
     in the model instead: the same graph then gives the same bytes."""
     model.set_friendly_name("model")

@@ -50,10 +50,12 @@ def with_small_weights(
     bits: Literal[4, 8] = 8,
     options: OpenVINOOptions | None = None,
     feeds: Sequence[Tensors] = (),
+    *,
+    all_layers: bool = False,
 ) -> Any:
     """The model with weights in 8 bits, a scale and a zero point for each channel; or in 4, with
     those of each group along what a product sums over (of ``options.group_size``, or of fewer,
-    where that does not divide it), and 8 for embeddings and the last layer.
+    where that does not divide it), and 8 for embeddings and the last layer, unless all are to be.
 
     ``feeds`` are inputs to a decoder's step from an empty cache, for what is chosen by the data.
 
@@ -64,29 +66,40 @@ def with_small_weights(
         if bits == 8:
             return library.compress_weights(model, mode=modes.INT8_ASYM)
         options = options or OpenVINOOptions()
-        given: dict[str, Any] = {}
-        if feeds:
-            given["dataset"] = library.Dataset([_with_beams(model, each) for each in feeds])
-            given["subset_size"] = len(feeds)
-        elif options.awq or options.scale_estimation:
-            raise BackendError(
-                "awq and scale_estimation choose by data, and the recipe has none",
-                hint="calibration: {data: texts.jsonl}",
-            )
         return library.compress_weights(
             model,
             mode=modes.INT4_SYM if options.symmetric else modes.INT4_ASYM,
             group_size=options.group_size,
             ratio=options.ratio,
-            awq=options.awq or None,
-            scale_estimation=options.scale_estimation or None,
+            all_layers=all_layers,
             advanced_parameters=library.AdvancedCompressionParameters(
                 group_size_fallback_mode=library.GroupSizeFallbackMode.ADJUST
                 if options.group_size > 0
                 else library.GroupSizeFallbackMode.IGNORE
             ),
-            **given,
+            **_by_data(library, model, options, feeds),
         )
+
+
+def _by_data(
+    library: Any, model: Any, options: OpenVINOOptions, feeds: Sequence[Tensors]
+) -> dict[str, Any]:
+    """NNCF's arguments for what is chosen by what the weights are multiplied with."""
+    if not (options.awq or options.scale_estimation or options.ratio < 1):
+        return {}
+    if not feeds:
+        if options.awq or options.scale_estimation:
+            raise BackendError(
+                "awq and scale_estimation choose by data, and the recipe has none",
+                hint="calibration: {data: texts.jsonl}",
+            )
+        return {}
+    return {
+        "dataset": library.Dataset([_with_beams(model, each) for each in feeds]),
+        "subset_size": len(feeds),
+        "awq": options.awq or None,
+        "scale_estimation": options.scale_estimation or None,
+    }
 
 
 def _with_beams(model: Any, feeds: Tensors) -> dict[str, Any]:

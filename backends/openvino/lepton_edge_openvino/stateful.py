@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_edge.backend import TensorSpec
 from lepton_edge.generation.tensors import past_names, present_names
+from lepton_edge_openvino.constants import type_name, widened
 from lepton_edge_openvino.library import openvino
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-GENERATIVE_MODEL = "openvino_model.xml"
-"""The file, by the name that openvino-genai looks for."""
-INPUT_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
 BEAM_IDX = "beam_idx"
 """int32 [batch]: the row of the state that each row of a step goes on from."""
 
+_INPUT_IDS, _ATTENTION_MASK = "input_ids", "attention_mask"
 _ATTENTION = "ScaledDotProductAttention"
 _HALVES = ("bf16", "f16")
 # fp16's lowest number, a number in every format: rows that are all padding become a mean of values,
@@ -36,11 +35,6 @@ def cache_specs(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     where the graph is not a decoder's step."""
     by_name = {spec.name: spec for spec in inputs}
     return tuple(by_name[name] for name in past_names(len(inputs) // 2) if name in by_name)
-
-
-def is_decoder(inputs: Sequence[TensorSpec]) -> bool:
-    """Whether these are the inputs of a decoder's step."""
-    return bool(cache_specs(inputs))
 
 
 def make_stateful(model: Any, inputs: Sequence[TensorSpec]) -> None:
@@ -81,25 +75,20 @@ def is_paged(model: Any) -> bool:
 
 
 def _widen(model: Any) -> None:
-    """Compute in fp32 where the model computes in 16 bits. Constants stay, and are converted."""
-    ops: Any = openvino().opset13
+    """Compute in fp32 where the model computes in 16 bits; its constants stay as they are."""
     for each in model.get_ordered_ops():
-        kind = each.get_type_name()
-        if kind == "Parameter" and _name_of(each) in _HALVES:
+        if type_name(each) not in _HALVES:
+            continue
+        if each.get_type_name() == "Parameter":
             each.set_element_type(openvino().Type.f32)
-        elif kind == "Convert" and _name_of(each) in _HALVES:
+        elif each.get_type_name() == "Convert":
             each.set_attribute("destination_type", "f32")
-        elif kind == "Constant" and _name_of(each) in _HALVES:
+        elif each.get_type_name() == "Constant":
             readers = each.output(0).get_target_inputs()
-            wide = ops.convert(each, "f32").output(0)
+            wide = widened(each)
             for reader in readers:
                 reader.replace_source_output(wide)
     model.validate_nodes_and_infer_types()
-
-
-def _name_of(operation: Any) -> str:
-    name: str = operation.get_output_element_type(0).get_type_name()
-    return name
 
 
 def _choose_rows(model: Any, pasts: Sequence[str]) -> None:
@@ -120,7 +109,7 @@ def _choose_rows(model: Any, pasts: Sequence[str]) -> None:
 def _start_empty(model: Any) -> None:
     """A state of no tokens for as many rows as the step has, where it has none yet."""
     ops: Any = openvino().opset13
-    batch = _size(model, INPUT_IDS, 0)
+    batch = _size(model, _INPUT_IDS, 0)
     for state in _of_type(model, "ReadValue"):
         shape = state.get_output_partial_shape(0)
         heads, size = ([shape[axis].get_length()] for axis in (1, 3))
@@ -132,7 +121,7 @@ def _show_windows(model: Any) -> None:
     """Write the masks of layers with a sliding window as `paged_attention_transformation` knows
     them from gpt-oss: numbers that are added, cut to the length of the text."""
     ops: Any = openvino().opset13
-    total = _size(model, ATTENTION_MASK, 1)
+    total = _size(model, _ATTENTION_MASK, 1)
     shown: dict[str, Any] = {}
     for each in _of_type(model, _ATTENTION):
         mask = each.input_value(3)

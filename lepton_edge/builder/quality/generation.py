@@ -33,6 +33,7 @@ _KEPT_BYTES = 64 * 2**20
 
 _MAX_RATIO = {"fp32": 1.001, "int8-weights": 1.05, "int4-weights": 1.5}
 _ANY_RATIO = 1.02
+_MIN_EQUAL = {"fp32": 0.9}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Reference:
 class Measured:
     """What was found, for the manifest."""
 
-    parity: Parity
+    parity: Parity | None
+    """None without an original."""
     quality: GenerationQuality
 
 
@@ -125,52 +127,37 @@ def refer(original: CausalLM, sample: Sample, room: int) -> Reference:
 def measure(
     stepper: Stepper,
     sample: Sample,
-    reference: Reference,
+    reference: Reference | None,
     limits: Quality,
     precision: str,
     pad_id: int,
 ) -> Measured:
-    """Run the compiled model, step by step as it will generate. Raises `ParityError` where its
-    logits are not numbers, or all the same."""
-    windows = sample.windows
-    rows, length = windows.shape
-    mask = np.ones_like(windows)
-    losses = np.empty((rows, length - 1))
-    difference = _Difference()
-    stepper.start(rows)
-    for place in range(length - 1):
-        positions = np.full((rows, 1), place)
-        step = windows[:, place : place + 1]
-        logits = _sound(
-            stepper.step(
-                np.ascontiguousarray(step), np.ascontiguousarray(mask[:, : place + 1]), positions
-            )
-        )
-        losses[:, place] = _losses(logits, windows[:, place + 1])
-        if place < reference.logits.shape[1]:
-            difference.add(logits, reference.logits[:, place])
-    # And a whole text in one step, as a prompt is: one, as some compute the logits of all of it.
-    stepper.start(1)
-    logits = _sound(stepper.step(windows[:1], mask[:1], np.arange(length)[None]))
-    difference.add(logits, reference.last[None])
-    equal = _continued(stepper, sample, reference, pad_id)
-    quality = GenerationQuality(
-        tokens=losses.size,
-        data=sample.data,
-        perplexity=float(np.exp(losses.mean())),
-        original_perplexity=float(np.exp(reference.losses.mean())),
-        max_perplexity_ratio=limits.max_perplexity_ratio or _MAX_RATIO.get(precision, _ANY_RATIO),
-        equal_tokens=equal,
-        greedy_tokens=sum(map(len, reference.greedy)),
-        min_equal_tokens=limits.min_equal_tokens
-        if limits.min_equal_tokens is not None
-        else (0.9 if precision == "fp32" else 0.0),
+    """Run the compiled model, step by step as it will generate, and compare it with the original
+    where there is one. Raises `ParityError` where its logits are not numbers, or all zero."""
+    difference = _Difference(reference)
+    losses = _predicted(stepper, sample, difference)
+    return Measured(
+        difference.parity(len(sample.windows), stepper.details) if reference else None,
+        GenerationQuality(
+            tokens=losses.size,
+            data=sample.data,
+            perplexity=_perplexity(losses),
+            original_perplexity=_perplexity(reference.losses) if reference else None,
+            max_perplexity_ratio=limits.max_perplexity_ratio
+            or _MAX_RATIO.get(precision, _ANY_RATIO),
+            equal_tokens=_continued(stepper, sample, reference, pad_id) if reference else None,
+            greedy_tokens=sum(map(len, reference.greedy)) if reference else 0,
+            min_equal_tokens=limits.min_equal_tokens
+            if limits.min_equal_tokens is not None
+            else _MIN_EQUAL.get(precision, 0.0),
+        ),
     )
-    return Measured(difference.parity(rows, stepper.details), quality)
 
 
 def check(found: GenerationQuality, precision: str, target: str) -> None:
-    """Raise `QualityError` where the limits are passed."""
+    """Raise `QualityError` where the limits are passed. Without an original there are none."""
+    if found.original_perplexity is None or found.equal_tokens is None:
+        return
     ratio = found.perplexity / found.original_perplexity
     faults = []
     if not ratio <= found.max_perplexity_ratio:  # NaN is no pass
@@ -192,15 +179,50 @@ def check(found: GenerationQuality, precision: str, target: str) -> None:
         )
 
 
+def _predicted(stepper: Stepper, sample: Sample, difference: _Difference) -> NDArray[np.float64]:
+    """Losses [rows, length - 1] of each token after those before it."""
+    windows = sample.windows
+    rows, length = windows.shape
+    losses = np.empty((rows, length - 1))
+    mask = np.ones_like(windows)
+    stepper.start(rows)
+    for place in range(length - 1):
+        step = np.ascontiguousarray(windows[:, place : place + 1])
+        seen = np.ascontiguousarray(mask[:, : place + 1])
+        logits = _sound(stepper.step(step, seen, np.full((rows, 1), place)))
+        losses[:, place] = _losses(logits, windows[:, place + 1])
+        difference.add_step(place, logits)
+    # And a whole text in one step, as a prompt is: one, as some compute the logits of all of it.
+    stepper.start(1)
+    logits = _sound(stepper.step(windows[:1], mask[:1], np.arange(length)[None]))
+    difference.add_last(logits[0])
+    return losses
+
+
+def _perplexity(losses: NDArray[np.float64]) -> float:
+    return float(np.exp(losses.mean()))
+
+
 class _Difference:
     """Compiled and original logits beside each other, row by row."""
 
-    def __init__(self) -> None:
+    def __init__(self, reference: Reference | None) -> None:
+        self._reference = reference
         self._largest = self._sum = 0.0
         self._count = self._equal = 0
         self._cosines: list[float] = []
 
-    def add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    def add_step(self, place: int, found: NDArray[np.float32]) -> None:
+        """Logits [rows, vocabulary] after the token at a place; those kept of the original."""
+        if self._reference and place < self._reference.logits.shape[1]:
+            self._add(found, self._reference.logits[:, place])
+
+    def add_last(self, found: NDArray[np.float32]) -> None:
+        """Logits [vocabulary] after the whole first row."""
+        if self._reference:
+            self._add(found[None], self._reference.last[None])
+
+    def _add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
         error = np.abs(found - wanted)
         self._largest = max(self._largest, float(error.max()))
         self._sum += float(error.sum(dtype=np.float64))

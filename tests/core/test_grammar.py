@@ -1,0 +1,634 @@
+"""Answers held to a grammar: whatever a model that has learnt nothing gives, it is valid."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import json
+import re
+import threading
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lepton_edge.errors import InferenceError, InputError, SourceError
+from lepton_edge.generation.grammar import GrammarTokens, check_grammar, token_bytes
+from lepton_edge.generation.request import Grammar
+from tests.grammars import (
+    END,
+    TOKENS,
+    Schema,
+    accepts,
+    check_answer,
+    json_schema,
+    random_answer,
+    regex,
+    regexes,
+    schemas,
+    tokens_of,
+    write_tokenizer,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> GrammarTokens:
+    return tokens_of(write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"))
+
+
+def answers(tokens: GrammarTokens, grammar: Grammar, seeds: range = range(8)) -> list[bytes]:
+    """Those of some random models that ended."""
+    found = (random_answer(tokens.matcher(grammar, {END}), seed) for seed in seeds)
+    return [answer for answer in found if answer is not None]
+
+
+# What a random model gives.
+
+
+@given(grammar=schemas(), seed=SEEDS)
+@settings(deadline=None, max_examples=150)
+def test_an_answer_is_valid_by_its_schema(
+    tokens: GrammarTokens, grammar: Grammar, seed: int
+) -> None:
+    check_grammar(grammar)
+    answer = random_answer(tokens.matcher(grammar, {END}), seed)
+    if answer is not None:
+        check_answer(grammar, answer)
+
+
+@given(source=regexes(), seed=SEEDS)
+@settings(deadline=None, max_examples=100)
+def test_an_answer_is_a_full_match(tokens: GrammarTokens, source: str, seed: int) -> None:
+    answer = random_answer(tokens.matcher(regex(source), {END}), seed)
+    if answer is not None:
+        check_answer(regex(source), answer)
+
+
+TEXTS = st.text(st.sampled_from('ab1_ .-x\n\té🙂漢]"\\'), max_size=5)
+
+
+@given(source=regexes(), text=TEXTS)
+@settings(deadline=None, max_examples=200)
+def test_what_a_regular_expression_takes_is_what_python_takes(
+    tokens: GrammarTokens, source: str, text: str
+) -> None:
+    takes = accepts(tokens, regex(source), text)
+    # Dialects differ in what \d, \w and \s are beyond ASCII, and . at the end of a line: an answer
+    # is a match in each of them.
+    found = [bool(re.fullmatch(source, text, flags)) for flags in (0, re.ASCII)]
+    assert all(found) or not takes
+    if not re.search(r"\\[wWsSdD]", source):
+        assert takes == found[0]
+
+
+@given(source=regexes(), text=TEXTS)
+@settings(deadline=None, max_examples=100)
+def test_a_pattern_is_searched_for_in_the_string(
+    tokens: GrammarTokens, source: str, text: str
+) -> None:
+    takes = accepts(tokens, json_schema({"pattern": source}), json.dumps(text, ensure_ascii=False))
+    found = [bool(re.search(source, text, flags)) for flags in (0, re.ASCII)]
+    assert all(found) or not takes
+    if not re.search(r"\\[wWsSdD]", source):
+        assert takes == found[0]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**18) + 1, 10**18 - 1) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+).filter(lambda value: "\\u0000" not in json.dumps(value))
+
+
+@given(value=JSON, spaced=st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_any_json_in_one_line_may_be_given(tokens: GrammarTokens, value: Any, spaced: bool) -> None:
+    separators = (", ", ": ") if spaced else (",", ":")
+    text = json.dumps(value, ensure_ascii=False, separators=separators)
+    assert accepts(tokens, json_schema(True), text)
+    assert accepts(tokens, json_schema({"const": value}), text)
+
+
+@given(low=st.integers(-2000, 2000), width=st.integers(0, 1500), value=st.integers(-2200, 3700))
+@settings(deadline=None, max_examples=200)
+def test_an_integer_may_be_given_if_it_is_in_its_range(
+    tokens: GrammarTokens, low: int, width: int, value: int
+) -> None:
+    schema = {"type": "integer", "minimum": low, "maximum": low + width}
+    assert accepts(tokens, json_schema(schema), str(value)) == (low <= value <= low + width)
+
+
+DECIMALS = st.decimals(-20, 20, places=2) | st.decimals(-20, 20, places=0)
+
+
+@given(bounds=st.tuples(DECIMALS, DECIMALS).map(sorted), value=DECIMALS, open=st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_a_number_may_be_given_if_it_is_in_its_range(
+    tokens: GrammarTokens, bounds: list[Decimal], value: Decimal, open: bool
+) -> None:
+    low, high = bounds
+    names = ("exclusiveMinimum", "exclusiveMaximum") if open else ("minimum", "maximum")
+    if open and low == high:
+        return
+    grammar = Grammar("json_schema", f'{{"{names[0]}": {low}, "{names[1]}": {high}}}')
+    is_in = low < value < high if open else low <= value <= high
+    text = str(value if value else abs(value))
+    assert accepts(tokens, grammar, text) == is_in
+
+
+@pytest.mark.parametrize(
+    ("bounds", "beyond"),
+    [
+        ({"exclusiveMinimum": 0.1}, ["0.1", "0.10", "0.09999999999999999", "-1"]),
+        ({"maximum": 0.3}, ["0.30000000000000004", "0.31", "1"]),
+        ({"minimum": 123456789012345}, ["123456789012344.99", "12345678901234"]),
+        ({"exclusiveMaximum": -2.5}, ["-2.5", "-2.50", "-2", "0", "-0"]),
+    ],
+)
+def test_a_number_just_beyond_its_bound_may_not_be_given(
+    tokens: GrammarTokens, bounds: Schema, beyond: list[str]
+) -> None:
+    for text in beyond:
+        assert not accepts(tokens, json_schema({"type": "number"} | bounds), text), text
+    for answer in answers(tokens, json_schema({"type": "number"} | bounds)):
+        check_answer(json_schema({"type": "number"} | bounds), answer)
+
+
+# What each keyword lets through, and what it does not.
+
+OBJECT = {
+    "type": "object",
+    "properties": {"a": {"type": "null"}, "b": {"type": "null"}, "c": {"type": "null"}},
+    "required": ["b"],
+}
+NODE = {
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+            "required": ["next"],
+        }
+    },
+    "$ref": "#/$defs/node",
+}
+PREFIXED = {"prefixItems": [{"type": "null"}, {"type": "boolean"}], "items": {"type": "integer"}}
+TAGGED = {
+    "oneOf": [
+        {"properties": {"kind": {"const": "a"}}, "required": ["kind"], "type": "object"},
+        {"properties": {"kind": {"const": "b"}}, "required": ["kind"], "type": "object"},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": "null"}, ["null"], ["nul", "", "None", "true"]),
+        ({"type": "boolean"}, ["true", "false"], ["True", "0", "truefalse"]),
+        ({"type": "integer"}, ["0", "-7", "123"], ["01", "1.0", "--1", "1e3", "+1"]),
+        ({"type": "number"}, ["0.5", "-1e-9", "3E+8"], ["01", "1.", ".5", "1e", "NaN", "1e999"]),
+        ({"type": "string"}, ['""', '"é\\n\\u00e9\\/"'], ['"', '"\n"', '"\\x"', '"\\ud800"']),
+        ({"type": ["integer", "null"]}, ["3", "null"], ["true", '"3"']),
+        ({"type": "string", "maxLength": 2}, ['""', '"é漢"', '"\\n\\u0041"'], ['"abc"']),
+        ({"type": "string", "minLength": 2}, ['"ab"', '"🙂🙂"'], ['"a"', '"\\n"']),
+        ({"type": "string", "pattern": "^a+$"}, ['"a"', '"aaa"'], ['"ab"', '""', '"a\\n"']),
+        ({"type": "string", "pattern": "a|^b"}, ['"xa"', '"bx"'], ['"xb"', '"B"']),
+        ({"type": "string", "pattern": "^a*$", "maxLength": 1}, ['""', '"a"'], ['"aa"']),
+        ({"type": "string", "pattern": '^["\n]$'}, ['"\\""', '"\\n"'], ['"n"', '"\\"\\n"']),
+        ({"enum": [1, "a", None, [2.5]]}, ["1", '"a"', "null", "[2.5]"], ["2", "a", "[]"]),
+        ({"type": "string", "enum": ["a", 1]}, ['"a"'], ["1"]),
+        ({"enum": [1, True], "const": True}, ["true"], ["1"]),
+        ({"const": {"a": "é"}}, ['{"a":"é"}', '{"a": "é"}'], ["{}", '{"a":"e"}']),
+        ({"type": "array"}, ["[]", '[1, {"a":[]}]'], ["[1 ,2]", "[,]", "[1,]", "[ ]"]),
+        ({"items": {"type": "null"}, "minItems": 1}, ["[null]", "[null,null]"], ["[]", "[1]"]),
+        ({"items": {"type": "null"}, "maxItems": 1}, ["[]", "[null]"], ["[null,null]"]),
+        ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
+        (PREFIXED, ["[]", "[null]", "[null,true,1,2]"], ["[true]", "[null,true,null]"]),
+        (PREFIXED | {"minItems": 3}, ["[null,true,1]"], ["[null,true]", "[]"]),
+        (PREFIXED | {"maxItems": 1}, ["[]", "[null]"], ["[null,true]"]),
+        (PREFIXED | {"items": False}, ["[null,true]"], ["[null,true,1]"]),
+        (OBJECT, ['{"b":null}', '{"a":null,"b":null, "c": null}'], ["{}", '{"a":null}']),
+        (OBJECT, [], ['{"b":null,"a":null}', '{"b":null,"b":null}', '{"b":null,"d":1}']),
+        ({"type": "object"}, ["{}", '{"x":{"y":[1]}}'], ["{x:1}", '{"x"}', "{,}"]),
+        ({"additionalProperties": {"type": "null"}}, ["{}", '{"q":null}'], ['{"q":1}']),
+        ({"additionalProperties": False}, ["{}"], ['{"q":1}']),
+        ({"required": ["z"]}, ['{"z":[]}'], ["{}", '{"y":1}']),
+        ({"anyOf": [{"const": "ab"}, {"const": "abc"}]}, ['"ab"', '"abc"'], ['"a"']),
+        ({"oneOf": [{"type": "null"}, {"const": 3}]}, ["null", "3"], ["4"]),
+        (TAGGED, ['{"kind":"a"}', '{"kind":"b"}'], ['{"kind":"c"}', "{}"]),
+        ({"allOf": [{"type": "null"}]}, ["null"], ["1"]),
+        (NODE, ['{"next":null}', '{"next":{"next":null}}'], ["{}", '{"next":{}}']),
+        ({"items": {"$ref": "#"}, "type": "array"}, ["[]", "[[],[[]]]"], ["[1]", "[[]"]),
+        ({"type": "string", "format": "date"}, ['"2024-01-31"'], ['"2024-13-01"', '"2023-02-30"']),
+        ({"type": "string", "format": "uuid"}, [f'"{uuid.UUID(int=7)}"'], ['"7"']),
+        ({"type": "string", "format": "ipv4"}, ['"10.0.0.255"'], ['"10.0.0.256"', '"1.2.3"']),
+        ({"type": "string", "format": "email"}, ['"a.b@c.de"'], ['"a@"', '"a b@c.de"']),
+        ({"type": "string", "format": "time"}, ['"23:59:59Z"'], ['"24:00:00Z"', '"1:00"']),
+        ({}, ["null", '{"a": [1, "x"]}'], ["", "x", "[1"]),
+    ],
+)
+def test_a_schema_takes_what_is_valid_and_nothing_else(
+    tokens: GrammarTokens, schema: Schema, good: list[str], bad: list[str]
+) -> None:
+    for text in good:
+        assert accepts(tokens, json_schema(schema), text), text
+    for text in bad:
+        assert not accepts(tokens, json_schema(schema), text), text
+    found = answers(tokens, json_schema(schema))
+    assert found
+    for answer in found:
+        check_answer(json_schema(schema), answer)
+
+
+@pytest.mark.parametrize("form", ["date", "time", "date-time", "uuid", "ipv4"])
+def test_a_format_is_what_python_reads(tokens: GrammarTokens, form: str) -> None:
+    import ipaddress
+
+    read: dict[str, Any] = {
+        "date": datetime.date.fromisoformat,
+        "time": lambda text: time.validate_python(text),
+        "date-time": lambda text: moment.validate_python(text),
+        "uuid": uuid.UUID,
+        "ipv4": ipaddress.IPv4Address,
+    }
+    time = pydantic.TypeAdapter(datetime.time)
+    moment = pydantic.TypeAdapter(datetime.datetime)
+    found = answers(tokens, json_schema({"type": "string", "format": form}), range(30))
+    assert found
+    for answer in found:
+        read[form](json.loads(answer))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "additionalProperties": {"type": "null"}},
+        {"type": "array", "items": {"type": "integer"}},
+        True,
+    ],
+)
+def test_no_white_space_comes_without_end(tokens: GrammarTokens, schema: Schema) -> None:
+    assert not accepts(tokens, json_schema(schema), " []")
+    for start in ('{"a": ', "[1, ", "{", "["):
+        matcher = tokens.matcher(json_schema(schema), {END})
+        logits = np.zeros(len(TOKENS), np.float32)
+        for byte in start.encode():
+            matcher.mask(logits)
+            if not np.isfinite(logits[byte]):
+                break
+            matcher.advance(byte)
+            logits[:] = 0
+        else:
+            matcher.mask(logits)
+            for blank in b" \n\t\r":
+                assert not np.isfinite(logits[blank]), start
+
+
+# Schemas that programs write.
+
+
+class Colour(enum.Enum):
+    red = "red"
+    green = "green"
+
+
+class Point(pydantic.BaseModel):
+    """Where it is."""
+
+    x: float
+    y: Annotated[int, pydantic.Field(ge=0, lt=10, description="how high")] = 3
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+    lives: int
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+    name: Annotated[str, pydantic.StringConstraints(max_length=5, pattern="^[A-Z][a-z]*$")]
+
+
+class Order(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    id: uuid.UUID
+    day: datetime.date | None = None
+    colour: Colour
+    where: Point
+    corners: list[Point] = pydantic.Field(max_length=2)
+    size: tuple[int, str]
+    counts: dict[str, int] = {}
+    pet: Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
+    parts: list[Order] = pydantic.Field(default=[], examples=[[]], max_length=1)
+
+
+def test_a_pydantic_model_reads_what_its_own_schema_gives(tokens: GrammarTokens) -> None:
+    found = answers(tokens, json_schema(Order.model_json_schema()), range(20))
+    assert found
+    for answer in found:
+        Order.model_validate_json(answer)
+
+
+def test_what_a_pydantic_model_writes_may_be_given(tokens: GrammarTokens) -> None:
+    order = Order(
+        id=uuid.UUID(int=1),
+        colour=Colour.red,
+        where=Point(x=0.25),
+        corners=[],
+        size=(1, "é"),
+        pet=Dog(kind="dog", name="Rex"),
+    )
+    assert accepts(tokens, json_schema(Order.model_json_schema()), order.model_dump_json())
+
+
+# What is refused, and what the error says.
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "integer", "multipleOf": 2}, "'multipleOf' (at #/multipleOf)"),
+        ({"properties": {"a": {"not": {}}}}, "'not' (at #/properties/a/not)"),
+        ({"items": {"if": {}}}, "'if' (at #/items/if)"),
+        ({"type": "array", "uniqueItems": True}, "'uniqueItems'"),
+        ({"$defs": {"a/b": {"florb": 1}}, "$ref": "#/$defs/a~1b"}, "(at #/$defs/a~1b/florb)"),
+        ({"anyOf": [{"type": "null"}, {"contains": {}}]}, "(at #/anyOf/1/contains)"),
+        ({"type": "strnig"}, '"strnig" is not a type (at #/type)'),
+        ({"type": "string", "format": "florb"}, 'format "florb" is not known'),
+        ({"type": "string", "pattern": "(?=a)"}, "looks ahead"),
+        ({"type": "string", "pattern": "a("}, "(at #/pattern)"),
+        ({"type": "string", "pattern": "^(ab|c)+$", "maxLength": 2}, "maxLength beside this"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength is 3 and maxLength 2"),
+        ({"type": "string", "maxLength": -1}, "-1, not a whole number"),
+        ({"type": "array", "minItems": 3, "maxItems": 2}, "minItems is 3 and maxItems 2"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "no integer is in the range"),
+        ({"type": "integer", "exclusiveMinimum": 2, "exclusiveMaximum": 3}, "no integer is in"),
+        ({"type": "number", "minimum": 2, "exclusiveMaximum": 2}, "no number is in the range"),
+        ({"type": "number", "minimum": True}, "true, not a number"),
+        ({"type": "integer", "minimum": 10**30}, "10^18"),
+        ({"$ref": "#/$defs/none"}, "there is nothing at '#/$defs/none'"),
+        ({"$ref": "https://example.com/a"}, "is not a place in the schema"),
+        ({"$ref": "#"}, "no value that ends"),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "no value that ends"),
+        ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "refers to itself"),
+        ({"$ref": "#/$defs/a", "minimum": 1, "$defs": {"a": {}}}, "$ref stands beside minimum"),
+        ({"type": "integer", "anyOf": [{}]}, "anyOf stands beside type"),
+        ({"allOf": [{}, {}]}, "allOf has several schemas"),
+        ({"anyOf": []}, "a list of schemas"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "both schemas 0 and 1 of oneOf"),
+        ({"oneOf": [{"const": 1}, {"enum": [2, 1.0]}]}, "both schemas 0 and 1 of oneOf"),
+        ({"oneOf": [{"type": "object"}, {"type": "object"}]}, "both schemas 0 and 1 of oneOf"),
+        ({"enum": []}, "a list of values"),
+        ({"enum": ["a"], "type": "integer"}, "no value that ends"),
+        ({"required": ["a"], "additionalProperties": False}, "'a' is required"),
+        ({"required": "a"}, "not a list of names"),
+        ({"properties": []}, "not schemas by name"),
+        (False, "no value that ends"),
+        (3, "3 is not a schema"),
+        ({"type": "string", "maxLength": 10**7}, "repeats too much"),
+    ],
+)
+def test_a_schema_that_cannot_be_held_to_is_refused(schema: Schema, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_grammar(json_schema(schema))
+    assert message in caught.value.message
+
+
+def test_a_keyword_that_is_refused_comes_with_those_that_are_not() -> None:
+    with pytest.raises(InputError) as caught:
+        check_grammar(json_schema({"patternProperties": {}}))
+    assert "additionalProperties" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "source", ["", "{", "{'a': 1}", '{"minimum": NaN}', '"\\ud800"', "[" * 100_000, " " * 1_000_001]
+)
+def test_a_text_that_is_no_schema_is_refused(source: str) -> None:
+    with pytest.raises(InputError, match="JSON schema"):
+        check_grammar(Grammar("json_schema", source))
+
+
+def test_what_describes_does_not_constrain(tokens: GrammarTokens) -> None:
+    described = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://example.com/a",
+        "$comment": "none",
+        "title": "A",
+        "description": "a",
+        "default": 1,
+        "examples": [2],
+        "deprecated": True,
+        "readOnly": True,
+        "writeOnly": False,
+        "type": "integer",
+    }
+    assert accepts(tokens, json_schema(described), "7")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("a(?=b)", "looks ahead"),
+        ("(?<!a)b", "looks back"),
+        (r"(a)\1", "refers to a group"),
+        (r"(?P<n>a)(?P=n)", "refers to a group"),
+        (r"a\bc", "a place between characters"),
+        ("(?i)a", "flags"),
+        ("a^b", "^ that is not at its beginning"),
+        ("a$b", "$ before its end"),
+        ("(a$)", "$ inside of a group"),
+        ("(a", "( that no ) ends (at 0)"),
+        ("a)", ") that no ( begins (at 1)"),
+        ("[a", "[ that no ] ends"),
+        ("[b-a]", "range from 'b' back to 'a'"),
+        ("*a", "* with nothing to repeat"),
+        ("a**", "repeats a repetition"),
+        ("a*+", "possessive"),
+        ("a{2,1}", "from 2 to 1"),
+        ("a{x}", "no number of repetitions"),
+        ("a\\", "ends with a backslash"),
+        (r"\q", r"\q, which is not known"),
+        (r"\p{L}", r"\p, which is not known"),
+        (r"\u12", "without 4 hexadecimal digits"),
+        ("[]", "nothing in them"),
+        ("(" * 60 + ")" * 60, "groups in each other"),
+        ("(a{1000}){1000}", "repeats too much"),
+        ("a" * 20_000, "20,000 characters"),
+        ("\ud800", "not Unicode"),
+    ],
+)
+def test_a_regular_expression_that_no_grammar_can_hold_to_is_refused(
+    source: str, message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        check_grammar(regex(source))
+    assert message in caught.value.message
+
+
+@given(source=st.text(st.sampled_from("ab()[]{}*+?|^$\\.,-12dwWsx:=<P"), max_size=12))
+@settings(deadline=None, max_examples=300)
+def test_whatever_is_asked_is_taken_as_python_takes_it_or_refused(source: str) -> None:
+    try:
+        check_grammar(regex(source))
+    except InputError:
+        return
+    re.compile(source)
+
+
+@given(
+    schema=st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-2, 3)
+        | st.sampled_from(["string", "#", "a", "^("]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["type", "enum", "const", "properties", "required", "items", "prefixItems"]
+                    + ["anyOf", "oneOf", "allOf", "$ref", "minItems", "maxItems", "minLength"]
+                    + ["maxLength", "minimum", "exclusiveMaximum", "pattern", "format", "title"]
+                    + ["additionalProperties"]
+                ),
+                inner,
+                max_size=3,
+            )
+        ),
+        max_leaves=10,
+    )
+)
+@settings(deadline=None, max_examples=300)
+def test_a_schema_of_any_form_is_taken_or_refused(tokens: GrammarTokens, schema: Schema) -> None:
+    grammar = json_schema(schema)
+    try:
+        check_grammar(grammar)
+    except InputError:
+        return
+    answer = random_answer(tokens.matcher(grammar, {END}), 0, most=60)
+    if answer is not None:
+        json.loads(answer)
+
+
+# Masks.
+
+
+def test_a_token_that_ends_the_answer_may_come_where_the_grammar_may_end(
+    tokens: GrammarTokens,
+) -> None:
+    matcher = tokens.matcher(regex("ab?"), {END})
+    assert not matcher.is_complete
+    assert allowed(matcher) == {ord("a"), TOKENS.index(b"ab")}
+    matcher.advance(ord("a"))
+    assert (matcher.is_complete, matcher.is_over) == (True, False)
+    assert allowed(matcher) == {ord("b"), END}
+    matcher.advance(ord("b"))
+    assert matcher.is_over
+
+
+def allowed(matcher: Any, size: int = len(TOKENS)) -> set[int]:
+    logits = np.zeros(size, np.float32)
+    matcher.mask(logits)
+    assert set(np.unique(logits)) <= {0.0, -np.inf}
+    return set(np.flatnonzero(np.isfinite(logits)).tolist())
+
+
+def test_a_model_may_have_more_logits_than_the_tokenizer_has_tokens(
+    tokens: GrammarTokens,
+) -> None:
+    padded = len(TOKENS) + 50
+    matcher = tokens.matcher(regex("."), {END, padded - 1, padded})
+    assert max(allowed(matcher, padded)) < len(TOKENS)
+    matcher.advance(ord("x"))
+    assert allowed(matcher, padded) == {END, padded - 1}
+
+
+def test_logits_keep_their_values_where_a_token_may_come(tokens: GrammarTokens) -> None:
+    logits = np.arange(len(TOKENS), dtype=np.float32)
+    tokens.matcher(regex("[ab]"), {END}).mask(logits)
+    assert {place: logits[place] for place in np.flatnonzero(np.isfinite(logits))} == {
+        97: 97,
+        98: 98,
+    }
+
+
+def test_a_token_that_may_not_come_is_an_error(tokens: GrammarTokens) -> None:
+    matcher = tokens.matcher(regex("a"), {END})
+    with pytest.raises(InferenceError, match="cannot be held to its grammar"):
+        matcher.advance(ord("b"))
+
+
+def test_a_model_without_a_token_to_end_with_is_an_error(tokens: GrammarTokens) -> None:
+    matcher = tokens.matcher(regex("a"), set())
+    matcher.advance(ord("a"))
+    assert matcher.is_over
+    with pytest.raises(InferenceError, match="no token that the grammar allows"):
+        allowed(matcher)
+
+
+def test_a_character_may_come_in_several_tokens(tokens: GrammarTokens) -> None:
+    assert accepts(tokens, regex("[é🙂]{2}"), "é🙂")
+    assert not accepts(tokens, regex("[é🙂]{2}"), "é".encode() + b"\xf0\x9f")
+
+
+def test_answers_in_threads_do_not_touch_each_other(tmp_path: Path) -> None:
+    tokens = GrammarTokens(write_tokenizer(tmp_path / "tokenizer.json"))
+    found: dict[int, list[bytes]] = {}
+
+    def answer(number: int) -> None:
+        found[number] = answers(tokens, json_schema({"const": f"answer {number}"}))
+
+    threads = [threading.Thread(target=answer, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: [f'"answer {number}"'.encode()] * 8 for number in range(6)}
+
+
+# Tokens.
+
+
+def test_a_token_of_bytes_is_those_bytes(tmp_path: Path) -> None:
+    assert token_bytes(write_tokenizer(tmp_path / "tokenizer.json")) == list(TOKENS)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_token_of_sentencepiece_is_what_it_writes(tmp_path: Path, kind: str) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a", "漢"]
+    model = (
+        models.BPE({piece: n for n, piece in enumerate(pieces)}, [("▁", "a")], byte_fallback=True)
+        if kind == "bpe"
+        else models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0, byte_fallback=True)
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in pieces[:2]])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    found = token_bytes(tmp_path / "tokenizer.json")
+    assert found[:2] == [b"", b""]
+    assert found[2:257] == [bytes([byte]) for byte in range(255)]
+    assert found[258:] == [b" ", b"a", b" a", "漢".encode()]
+
+
+def test_a_tokenizer_whose_tokens_are_no_bytes_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    file = tmp_path / "tokenizer.json"
+    Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]")).save(str(file))
+    with pytest.raises(SourceError, match=str(file)):
+        token_bytes(file)
+    with pytest.raises(InputError, match="cannot be held to a grammar"):
+        GrammarTokens(file).matcher(regex("a"), {0})
