@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 DEMO = out/demo
 
 .DEFAULT_GOAL = help
-.PHONY: help demo install dev test lint docs bench precisions gains engines clean
+.PHONY: help demo install dev test lint docs families bench precisions gains engines clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,11 @@ lint: dev ## Check style and types
 
 docs: dev ## Write the reference pages again from the schemas
 	$(BIN)/python docs/generate.py
+
+families: dev ## Write docs/families.md again from the tests of the families (minutes)
+	$(BIN)/python -m pytest -q -n logical --families docs/families.md \
+		tests/builder/test_decoder_families.py tests/builder/test_encoder_decoder.py \
+		tests/conformance/test_openvino_decoder.py
 
 bench: dev ## Measure speed and size beside others (minutes; a quiet machine helps)
 	$(BIN)/python -m tests.benchmarks

@@ -30,6 +30,18 @@ if os.environ.get("CI"):
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--families", help="write docs/families.md there from the results")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers of pytest-xdist have the option too, and no results but their own.
+    if (file := config.getoption("--families")) and not hasattr(config, "workerinput"):
+        from tests.families_page import FamilyResults
+
+        config.pluginmanager.register(FamilyResults(Path(file)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _old_objects_are_left_alone() -> None:
     """What the modules before left, torch and transformers most of all, is not walked through at

@@ -5,6 +5,7 @@ A schema here has only what answers can be held to, and always some value that i
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lepton_edge.generation.grammar import GrammarTokens, Matcher, token_bytes
+from lepton_edge.generation.grammar import GrammarTokens, Matcher
 from lepton_edge.generation.request import Grammar
 
 Schema = Any
@@ -32,15 +33,15 @@ TOKENS: tuple[bytes, ...] = (
 _CLOSING = b'"]}'
 
 
-def write_tokenizer(file: Path) -> Path:
-    """A byte-level tokenizer whose tokens are `TOKENS`."""
+def write_tokenizer(file: Path, size: int = len(TOKENS)) -> Path:
+    """A byte-level tokenizer whose tokens are the first of `TOKENS`."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     letters = _letters()
     vocabulary = {letters[number]: number for number in range(256)}
     vocabulary["</s>"] = END
     merges = []
-    for place, piece in enumerate(_MERGED):
+    for place, piece in enumerate(_MERGED[: size - END - 1]):
         written = "".join(letters[byte] for byte in piece.encode())
         vocabulary[written] = END + 1 + place
         if len(written) == 2:
@@ -72,20 +73,23 @@ def regex(source: str) -> Grammar:
 
 
 def accepts(tokens: GrammarTokens, grammar: Grammar, answer: str | bytes) -> bool:
-    """Whether a whole answer may be given, byte by byte."""
+    """Whether a whole answer may be given, with the tokens of single bytes. (Of what has to come,
+    llguidance masks all ways to write it in tokens but the tokenizer's own.)"""
     data = answer.encode() if isinstance(answer, str) else answer
     matcher = tokens.matcher(grammar, {END})
     for byte in data:
-        if matcher.is_over or not _may_come(matcher, byte):
+        if matcher.is_over or byte not in allowed(matcher):
             return False
         matcher.advance(byte)
     return matcher.is_complete
 
 
-def _may_come(matcher: Matcher, token: int) -> bool:
-    logits = np.zeros(len(TOKENS), np.float32)
+def allowed(matcher: Matcher, size: int = END + 1) -> set[int]:
+    """The tokens that may come, of a model with so many logits."""
+    logits = np.zeros(size, np.float32)
     matcher.mask(logits)
-    return bool(np.isfinite(logits[token]))
+    assert set(np.unique(logits)) <= {0.0, -np.inf}
+    return set(np.flatnonzero(np.isfinite(logits)).tolist())
 
 
 def random_answer(matcher: Matcher, seed: int, most: int = 300) -> bytes | None:
@@ -240,8 +244,26 @@ def schemas(draw: st.DrawFn) -> Grammar:
 
 
 _PIECES = st.sampled_from(
-    [*("a", "b", "é", "🙂", ".", "\\n", "\\.", "\\d", "\\w", "\\s", "\\S", "\\W", "\\D", "[ab]")]
-    + ["[^a]", "[a-c\\d]", "[^\\W]", "[\\]\\-x]", "[-a]", "[\\x61-\\x63]", "\\u00e9", "[^é-漢]"]
+    (
+        *(
+            "a",
+            "b",
+            "é",
+            "🙂",
+            ".",
+            "\\n",
+            "\\.",
+            "\\d",
+            "\\w",
+            "\\s",
+            "\\S",
+            "\\W",
+            "\\D",
+            "[ab]",
+            "[^a]",
+        ),
+        *("[a-c\\d]", "[^\\W]", "[\\]\\-x]", "[-a]", "[\\x61-\\x63]", "\\u00e9", "[^é-漢]"),
+    )
 )
 
 
@@ -259,6 +281,101 @@ def regexes() -> st.SearchStrategy[str]:
     return st.recursive(_PIECES, _expressions, max_leaves=6)
 
 
-def tokens_of(file: Path) -> GrammarTokens:
-    assert token_bytes(file) == list(TOKENS)
-    return GrammarTokens(file)
+def answers_to(grammar: Grammar) -> st.SearchStrategy[str]:
+    """What is valid by one of `schemas`, as the grammar writes it."""
+    schema = json.loads(grammar.source)
+    dumps = st.sampled_from([(",", ":"), (", ", ": ")])
+    return st.builds(
+        lambda value, separators: json.dumps(value, ensure_ascii=False, separators=separators),
+        _values(schema, schema, 3),
+        dumps,
+    )
+
+
+def _values(schema: Schema, root: Schema, depth: int) -> st.SearchStrategy[Any]:
+    """``depth`` is how many levels of what refers to itself it may still have."""
+    if schema is True:
+        return _VALUES
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return _values(root["$defs"][name], root, depth - (name == "tree"))
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        if keyword in schema:
+            return st.one_of([_values(each, root, depth) for each in schema[keyword]])
+    if "enum" in schema or "const" in schema:
+        return st.sampled_from(schema.get("enum") or [schema["const"]])
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return st.one_of([_values_of(kind, schema, root, depth) for kind in kinds])
+
+
+def _values_of(kind: str, schema: Schema, root: Schema, depth: int) -> st.SearchStrategy[Any]:
+    if kind == "null":
+        return st.none()
+    if kind == "boolean":
+        return st.booleans()
+    if kind == "integer":
+        low = schema.get("minimum", schema.get("exclusiveMinimum", -9999) + 1)
+        return st.integers(low, schema.get("maximum", schema.get("exclusiveMaximum", 9999) - 1))
+    if kind == "number":
+        low = schema.get("minimum", schema.get("exclusiveMinimum", -1e3))
+        high = schema.get("maximum", schema.get("exclusiveMaximum", low + 1e4))
+        least = round(low + 0.001, 3)
+        return st.integers(0, max(int((high - least) * 1000) - 1, 0)).map(
+            lambda steps: round(least + steps / 1000, 3)
+        )
+    if kind == "string":
+        return _texts(schema)
+    read = _lists if kind == "array" else _named
+    return read(schema, root, depth)
+
+
+def _texts(schema: Schema) -> st.SearchStrategy[str]:
+    if "format" in schema:
+        forms = {
+            "date": st.dates(datetime.date(1000, 1, 1), datetime.date(2999, 12, 31))
+            .filter(lambda day: (day.month, day.day) != (2, 29))
+            .map(str),
+            "ipv4": st.ip_addresses(v=4).map(str),
+            "uuid": st.uuids().map(str),
+        }
+        return forms[schema["format"]]
+    if "pattern" in schema:
+        found = st.from_regex(schema["pattern"], fullmatch=False)
+        return found.filter(
+            lambda text: text.isprintable() and len(text) <= schema.get("maxLength", 99)
+        )
+    return st.text(
+        st.characters(exclude_characters="\0", codec="utf-8"),
+        min_size=schema.get("minLength", 0),
+        max_size=schema.get("maxLength", 8),
+    )
+
+
+def _lists(schema: Schema, root: Schema, depth: int) -> st.SearchStrategy[Any]:
+    first = [_values(each, root, depth) for each in schema.get("prefixItems", [])]
+    least, most = schema.get("minItems", 0), schema.get("maxItems", 4)
+    further = _values(schema["items"], root, depth)
+
+    @st.composite
+    def draw_list(draw: st.DrawFn) -> list[Any]:
+        size = draw(st.integers(least, max(most, least)))
+        return [draw(first[n] if n < len(first) else further) for n in range(size)]
+
+    return draw_list()
+
+
+def _named(schema: Schema, root: Schema, depth: int) -> st.SearchStrategy[Any]:
+    required = schema.get("required", [])
+
+    @st.composite
+    def draw_object(draw: st.DrawFn) -> dict[str, Any]:
+        found = {}
+        for name, each in schema["properties"].items():
+            if name in required or (draw(st.booleans()) and (depth > 0 or "$ref" not in each)):
+                found[name] = draw(_values(each, root, depth))
+        if not schema["properties"] and schema.get("additionalProperties", True) is not False:
+            further = _values(schema.get("additionalProperties", True), root, depth)
+            found = draw(st.dictionaries(_NAMES, further, max_size=2))
+        return found
+
+    return draw_object()

@@ -18,10 +18,14 @@ from lepton_edge.errors import BuildError, RecipeError, SourceError
 from lepton_edge.recipe import Recipe, Source, load_recipe
 from lepton_edge.storage import new_directory
 from lepton_edge.target import parse_targets
+from lepton_edge.tasks import GENERATION_TASKS, TEXT_TO_TEXT_TASKS
 
 if TYPE_CHECKING:
     from lepton_edge.backend import Precision
+    from lepton_edge.builder.generator_build import GeneratorBuild
+    from lepton_edge.builder.session_build import SessionBuild
     from lepton_edge.builder.source import LoadedSource
+    from lepton_edge.builder.text_to_text_build import TextToTextBuild
     from lepton_edge.builder.torch_model import TorchSource
 
 Progress = Callable[[str], None]
@@ -67,16 +71,14 @@ def build(  # noqa: PLR0913  (keywords all but one)
     final = Path(output) / f"{recipe.name}-{recipe.version}"
     refuse_output(final, force)
 
-    from lepton_edge.builder.generator_build import GeneratorBuild
     from lepton_edge.builder.plan import Plan
-    from lepton_edge.builder.session_build import SessionBuild
 
     say("reading the model")
     keeps_dtype = recipe.precision != "fp32" and all(
         backend.decoder.keeps_dtype for backend in backends.values()
     )
     plan = Plan.of(recipe, _load(source, recipe, trust_remote_code, keeps_dtype))
-    kind = GeneratorBuild if plan.task.generates else SessionBuild
+    kind = _kind(plan.task.name)
     work_of = kind(plan, [(each, backends[each.name]) for each in targets], created, say)
     with new_directory(final, replace=force) as work, tempfile.TemporaryDirectory() as scratch:
         (work / TOKENIZER).parent.mkdir()
@@ -214,6 +216,21 @@ def _load(
         hub_id=wanted.hub,
         keeps_dtype=keeps_dtype,
     )
+
+
+def _kind(task: str) -> type[GeneratorBuild | TextToTextBuild | SessionBuild]:
+    """What makes the artifacts for a task."""
+    if task in TEXT_TO_TEXT_TASKS:
+        from lepton_edge.builder.text_to_text_build import TextToTextBuild
+
+        return TextToTextBuild
+    if task in GENERATION_TASKS:
+        from lepton_edge.builder.generator_build import GeneratorBuild
+
+        return GeneratorBuild
+    from lepton_edge.builder.session_build import SessionBuild
+
+    return SessionBuild
 
 
 def _check_extra() -> None:

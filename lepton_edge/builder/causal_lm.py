@@ -84,9 +84,17 @@ def load_causal_lm(folder: Path, config: Any, dtype: torch.dtype | None) -> Caus
     """
     from transformers import AutoModelForCausalLM
 
+    return CausalLM(load_model(AutoModelForCausalLM, folder, config, dtype))
+
+
+def load_model(auto: Any, folder: Path, config: Any, dtype: torch.dtype | None) -> Any:
+    """A folder's model by one of transformers' automatic classes, whole and in eval mode.
+
+    Raises `SourceError`.
+    """
     try:
         with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = auto.from_pretrained(
                 str(folder),
                 config=config,
                 dtype=dtype or "auto",
@@ -107,7 +115,7 @@ def load_causal_lm(folder: Path, config: Any, dtype: torch.dtype | None) -> Caus
             f"{' and others' if len(missing) > 4 else ''}",
             hint="its weights are cut short, or belong to another config.json: fetch it again",
         )
-    return CausalLM(model.eval())
+    return model.eval()
 
 
 def generation_facts(folder: Path, end: Any, tokenizer: Any) -> GenerationFacts:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,6 +25,8 @@ from lepton_edge.runtime.text import TextEncoder, Tokenization
 
 if TYPE_CHECKING:
     from lepton_edge.builder.plan import Plan
+    from lepton_edge.bundle.manifest import Parity
+    from lepton_edge.recipe import Parity as Limits
     from lepton_edge.target import Target
 
 Progress = Callable[[str], None]
@@ -46,24 +48,7 @@ class GeneratorBuild:
         say: Progress,
     ) -> None:
         recipe = plan.recipe
-        if recipe.precision == "int8":
-            raise RecipeError(
-                f"{plan.task.name} is not built with precision int8: the outliers in a decoder's "
-                "activations do not fit into 8 bits",
-                hint="precision: int8-weights, or int4-weights, which take as little memory",
-            )
-        if recipe.index is not None:
-            raise RecipeError(
-                f"the recipe {recipe.name} has an index, and its task is {plan.task.name}: an "
-                "index is made of embeddings",
-                hint="leave the index out",
-            )
-        if recipe.quality.metric is not None:
-            raise RecipeError(
-                f"{plan.task.name} has no metric {recipe.quality.metric!r}: its quality is its "
-                "perplexity",
-                hint="quality: {max_perplexity_ratio: 1.05}",
-            )
+        check_recipe(plan)
         original = plan.loaded.original
         assert isinstance(original, (CausalLM, ForeignIR))
         foreign = isinstance(original, ForeignIR)
@@ -154,7 +139,7 @@ class GeneratorBuild:
             stepper.close()
         generation.check(measured.quality, recipe.precision, target.name)
         if measured.parity:
-            self._check_parity(measured.parity, target)
+            check_limits(measured.parity, recipe.parity, target.name)
         return Artifact(
             target.name,
             backend.name,
@@ -170,24 +155,6 @@ class GeneratorBuild:
             return self._original.graph(self._plan.task.name, None, Path())
         self._say("exporting the graph")
         return self._original.step_graph(form, self._room)
-
-    def _check_parity(self, found: Any, target: Target) -> None:
-        """The limits that the recipe names. Raises `ParityError`."""
-        limits = self._plan.recipe.parity
-        for name, over in (
-            ("max_error", True),
-            ("mean_error", True),
-            ("min_cosine", False),
-            ("mean_cosine", False),
-            ("equal_labels", False),
-        ):
-            limit, value = getattr(limits, name), getattr(found, name)
-            if limit is not None and (value > limit if over else value < limit):
-                raise ParityError(
-                    f"the model compiled for {target.name} is too far from the original: {name} "
-                    f"is {value:.4g}, and {limit:g} is the limit",
-                    hint=f"build with a higher precision, or change parity: {{{name}: …}}",
-                )
 
     def _calibration(self, encoder: TextEncoder) -> Quantization | None:
         """The recipe's text, where it has some, for weights that are chosen by what they do."""
@@ -216,6 +183,47 @@ class GeneratorBuild:
                 }
             )
         return Quantization(feeds)
+
+
+def check_recipe(plan: Plan) -> None:
+    """Raise `RecipeError` for what a recipe asks in vain of a model that generates."""
+    recipe = plan.recipe
+    if recipe.precision == "int8":
+        raise RecipeError(
+            f"{plan.task.name} is not built with precision int8: the outliers in a decoder's "
+            "activations do not fit into 8 bits",
+            hint="precision: int8-weights, or int4-weights, which take as little memory",
+        )
+    if recipe.index is not None:
+        raise RecipeError(
+            f"the recipe {recipe.name} has an index, and its task is {plan.task.name}: an "
+            "index is made of embeddings",
+            hint="leave the index out",
+        )
+    if recipe.quality.metric is not None:
+        raise RecipeError(
+            f"{plan.task.name} has no metric {recipe.quality.metric!r}: its quality is its "
+            "perplexity",
+            hint="quality: {max_perplexity_ratio: 1.05}",
+        )
+
+
+def check_limits(found: Parity, limits: Limits, target: str) -> None:
+    """Raise `ParityError` where a limit that the recipe names is passed."""
+    for name, over in (
+        ("max_error", True),
+        ("mean_error", True),
+        ("min_cosine", False),
+        ("mean_cosine", False),
+        ("equal_labels", False),
+    ):
+        limit, value = getattr(limits, name), getattr(found, name)
+        if limit is not None and (value > limit if over else value < limit):
+            raise ParityError(
+                f"the model compiled for {target} is too far from the original: {name} "
+                f"is {value:.4g}, and {limit:g} is the limit",
+                hint=f"build with a higher precision, or change parity: {{{name}: …}}",
+            )
 
 
 def _always(name: str, index: int) -> str:

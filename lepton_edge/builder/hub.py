@@ -9,7 +9,7 @@ from pathlib import Path
 from lepton_edge.errors import DownloadError
 
 # What a build reads. Pickled weights and Python files are not fetched.
-_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "README.md", "*/config.json")
+_PATTERNS = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors", "README.md", "*/config.json")
 _TIMEOUT = 10.0
 
 

@@ -11,9 +11,11 @@ import torch
 
 from lepton_edge.builder.causal_lm import generation_facts, load_causal_lm
 from lepton_edge.builder.decoder import check_decoder
-from lepton_edge.builder.families import HEADS, check_family, max_positions, task_of
+from lepton_edge.builder.encoder_decoder import check_encoder_decoder
+from lepton_edge.builder.families import HEADS, check_family, check_task, max_positions, task_of
 from lepton_edge.builder.folder import SentenceFiles, activation_of, license_of, read_json
 from lepton_edge.builder.quiet import quiet
+from lepton_edge.builder.seq2seq import lengths, load_seq2seq, text_to_text_facts
 from lepton_edge.builder.source import LoadedSource, first_line, hash_weights
 from lepton_edge.builder.tokenizers import (
     SourceTokenizer,
@@ -26,7 +28,7 @@ from lepton_edge.builder.torch_model import TorchOriginal
 from lepton_edge.bundle.manifest import Source
 from lepton_edge.errors import SourceError
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
-from lepton_edge.tasks import session_task, task_class
+from lepton_edge.tasks import TEXT_TO_TEXT_TASKS, session_task, task_class
 from lepton_edge.tasks.base import Facts
 
 if TYPE_CHECKING:
@@ -67,6 +69,10 @@ def load_folder(
         sha256=digest,
         revision=recipe.source.revision if recipe.source else None,
     )
+    if task in TEXT_TO_TEXT_TASKS:
+        own = transformers_tokenizer(folder, trust_remote_code)
+        return _text_to_text(folder, config, task, source, tokenizer, own)
+    check_task(config, task)
     if task_class(task).generates:
         check_decoder(config)
         return LoadedSource(
@@ -97,6 +103,26 @@ def load_folder(
         pad_id=tokenizer.pad_id,
         max_length=min((n for n in limits if n), default=_DEFAULT_LENGTH),
         license=license_of(folder),
+    )
+
+
+def _text_to_text(
+    folder: Path, config: Any, task: str, source: Source, tokenizer: SourceTokenizer, own: Any
+) -> LoadedSource:
+    """Of an encoder-decoder. ``own`` is transformers' tokenizer."""
+    check_encoder_decoder(config)
+    model = load_seq2seq(folder, config, own)
+    most, usual = lengths(config, tokenizer)
+    return LoadedSource(
+        source=source,
+        original=model,
+        task=task,
+        facts=Facts(text_to_text=text_to_text_facts(model, tokenizer)),
+        tokenizer=tokenizer.json,
+        pad_id=tokenizer.pad_id,
+        max_length=most,
+        license=license_of(folder),
+        default_length=usual,
     )
 
 

@@ -43,7 +43,7 @@ class Plan:
         """Raises `RecipeError` and `SourceError`."""
         task = task_class(loaded.task)
         config = task.configure(recipe.options_of_task(loaded.task), loaded.facts)
-        default = loaded.max_length
+        default = loaded.default_length or loaded.max_length
         if task.generates:
             default = min(default, _GENERATED_LENGTH)
         length = recipe.text.max_length or default

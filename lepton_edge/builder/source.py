@@ -47,6 +47,8 @@ class LoadedSource:
     max_length: int
     """The longest input in tokens that the model takes."""
     license: str | None
+    default_length: int | None = None
+    """The longest input where a recipe names none, if that is less."""
 
 
 def hash_weights(files: Sequence[Path], pinned: str | None) -> str:

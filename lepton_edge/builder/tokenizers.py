@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_edge.builder.quiet import quiet
+from lepton_edge.builder.sentencepiece_tokenizers import converted, is_convertible
 from lepton_edge.errors import SourceError
 
 _FILES = (
@@ -17,6 +18,7 @@ _FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "spm.model",
+    "source.spm",
 )
 
 
@@ -36,8 +38,12 @@ def tokenizer_from_folder(folder: Path, trust_remote_code: bool = False) -> Sour
 
     Raises `SourceError` where there is none, or only one that needs Python to run.
     """
-    tokenizer = transformers_tokenizer(folder, trust_remote_code)
-    backend = tokenizer.backend_tokenizer
+    return from_transformers(transformers_tokenizer(folder, trust_remote_code))
+
+
+def from_transformers(tokenizer: Any) -> SourceTokenizer:
+    """transformers' own tokenizer. Raises `SourceError`."""
+    backend = converted(tokenizer) if is_convertible(tokenizer) else tokenizer.backend_tokenizer
     stated = tokenizer.model_max_length
     return SourceTokenizer(
         json=backend.to_str(),
@@ -63,7 +69,8 @@ def transformers_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any
             tokenizer: Any = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=trust_remote_code
             )
-        tokenizer.backend_tokenizer  # noqa: B018  (one that needs Python to run has none)
+        if not is_convertible(tokenizer):
+            tokenizer.backend_tokenizer  # noqa: B018  (one that needs Python to run has none)
     except Exception as error:  # transformers raises many kinds for a damaged tokenizer
         raise SourceError(
             f"the tokenizer in {folder} cannot be read: {error}",

@@ -6,15 +6,19 @@ pydantic and building these models costs about 100 ms, a quarter of a one-shot r
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from lepton_edge.backend import Compiled
 from lepton_edge.errors import BundleError, SchemaError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SCHEMA = 1
 FILE_NAME = "manifest.json"
+ENCODER, DECODER = "encoder", "decoder"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -112,7 +116,8 @@ class GenerationQuality(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """How well a model that generates predicts text, beside the original."""
 
     tokens: int
-    """How many tokens of text were predicted, each from those before it."""
+    """How many tokens of text were predicted, each from those before it. Of a model that answers a
+    text with another: of answers; without data that has some, of the original's own."""
     data: str | None
     """The file's name; none for the built-in text."""
     perplexity: float
@@ -127,6 +132,20 @@ class GenerationQuality(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """How many tokens that is a share of."""
     min_equal_tokens: float
     """The smallest share allowed."""
+
+
+class Part(NamedTuple):
+    """A part of an artifact that is opened by itself."""
+
+    name: str
+    """Its folder within the artifact's; empty for the whole."""
+    directory: str
+    """Where its files are, relative to the bundle."""
+    compiled: Compiled
+
+    def cache(self, folder: Path) -> Path:
+        """Its own place in the artifact's cache."""
+        return folder / self.name
 
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +170,24 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The task's metric, where the recipe has evaluation data."""
     generation: GenerationQuality | None = None
     """Of a model that generates text."""
+    decoder: Compiled | None = None
+    """Of a model that answers a text with another: its decoder, whose files are in the folder
+    `decoder`. `compiled` is its encoder then, whose files are in `encoder`."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is opened of it: one, or the encoder and the decoder."""
+        if self.decoder is None:
+            return (Part("", self.directory, self.compiled),)
+        return (
+            Part(ENCODER, f"{self.directory}/{ENCODER}", self.compiled),
+            Part(DECODER, f"{self.directory}/{DECODER}", self.decoder),
+        )
+
+    @property
+    def deferred(self) -> bool:
+        """Whether a device has to compile some of it first."""
+        return any(part.compiled.deferred for part in self.parts)
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

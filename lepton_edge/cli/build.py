@@ -84,7 +84,7 @@ def _next(bundle: Bundle) -> str:
     run = f'lepton-edge run {bundle.path} "some text"'
     if any(not (each.parity and each.parity.through) for each in bundle.manifest.artifacts):
         return f"next: {run}"
-    if any(artifact.compiled.deferred for artifact in bundle.manifest.artifacts):
+    if any(artifact.deferred for artifact in bundle.manifest.artifacts):
         run = f"lepton-edge finalize {bundle.path}; {run}"
     return f"next, on the device: {run}"
 

@@ -1,18 +1,15 @@
-"""Answers of encoder-decoder models: greedy, token by token, or by a beam search.
-
-The beam search is transformers': each step takes the best continuations of all beams of a text, and
-an answer that ended is among the best as long as nothing better ends.
-"""
+"""Answers of encoder-decoder models: greedy, token by token, or by a beam search."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge.errors import InferenceError, InputError
 from lepton_edge.generation.decoding import Decoding, constrained, log_softmax
-from lepton_edge.generation.loop import Step
+from lepton_edge.generation.hypotheses import Beams, Hypothesis
 from lepton_edge.generation.request import FinishReason
 from lepton_edge.generation.tensors import (
     ENCODER_ATTENTION_MASK,
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lepton_edge.backend import Session
+    from lepton_edge.backend import Session, TensorSpec
 
     Array = NDArray[Any]
     Scores = NDArray[np.float32]
@@ -35,21 +32,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Hypothesis:
-    """An answer that a beam search found."""
+class Step:
+    """What one step of a greedy search gave to each text."""
 
-    tokens: tuple[int, ...]
-    """The one that ends it among them, if one did."""
-    score: float
-    """The sum of its tokens' log-probabilities over its length to the power of the penalty."""
-    finish_reason: FinishReason
+    tokens: tuple[int | None, ...]
+    """The new tokens, the one that ends an answer among them; None for a text that ended before."""
+    finished: tuple[FinishReason | None, ...]
+    """Why an answer ended with this step, if it did."""
+    faults: Mapping[int, InferenceError] = field(default_factory=dict)
+    """What ended a text's answer instead, by its place: the others go on."""
 
 
 class EncoderDecoder:
     """The two sessions of an encoder-decoder model, any backend's. They stay their owner's.
 
     Safe from many threads. ``max_length`` is the most tokens of a text, and of an answer, where
-    that is known. Raises `InferenceError` for sessions that are not of such graphs.
+    that is known. ``token_bytes`` is what the decoder keeps of a token of the text; of one of the
+    answer it is as much. Raises `InferenceError` for sessions that are not of such graphs.
     """
 
     def __init__(self, encoder: Session, decoder: Session, max_length: int | None = None) -> None:
@@ -73,6 +72,7 @@ class EncoderDecoder:
         self.past = {inputs[name]: kept for name, kept in zip(past, present, strict=True)}
         self.cross = [inputs[name] for name in cross]
         self.vocabulary = outputs[LOGITS].shape[-1]
+        self.token_bytes = sum(map(_token_bytes, self.cross))
 
     def check(self, texts: Sequence[Sequence[int]], decoding: Decoding) -> None:
         """Raise `InputError` for texts that are empty or do not fit, for more tokens than the model
@@ -140,15 +140,13 @@ class Rows:
 
     def step(self, tokens: Tokens) -> Scores:
         """Take the last token of each row [rows], and give the logits of the next [rows,
-        vocabulary], float32. Raises `InferenceError`, also where they are not numbers."""
+        vocabulary], float32. Raises `InferenceError`."""
         import numpy as np
 
         feeds = {INPUT_IDS: np.ascontiguousarray(tokens[:, None]), **self._source, **self._past}
         found = self._model.decoder.infer(feeds)
         self._past = {spec.name: found[name] for spec, name in self._model.past.items()}
         logits: Scores = found[LOGITS].astype(np.float32, copy=False)
-        if not np.isfinite(logits.max(axis=1)).all():  # NaN if one of them is
-            raise InferenceError("the model's logits are not numbers: NaN or infinite")
         return logits
 
     def follow(self, rows: NDArray[np.intp]) -> None:
@@ -165,6 +163,17 @@ class Rows:
         self._source = {name: array.take(rows, axis=0) for name, array in self._source.items()}
 
 
+def _token_bytes(spec: TensorSpec) -> int:
+    import numpy as np
+
+    fixed = [size for size in spec.shape if isinstance(size, int)]
+    return math.prod(fixed) * np.dtype(spec.dtype).itemsize
+
+
+def _always(text: int) -> bool:
+    return True
+
+
 def greedy(
     model: EncoderDecoder, texts: Sequence[Sequence[int]], decoding: Decoding
 ) -> Iterator[Step]:
@@ -173,12 +182,33 @@ def greedy(
     Each step is given as soon as it is there. Raises `InputError` as `EncoderDecoder.check` does,
     before anything runs; while iterating, `InferenceError`.
     """
+    steps = greedy_steps(model, texts, decoding)
+    return (_without_faults(step) for step in steps)
+
+
+def greedy_steps(
+    model: EncoderDecoder,
+    texts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    is_wanted: Callable[[int], bool] = _always,
+) -> Iterator[Step]:
+    """As `greedy`, but that a text at fault leaves the others theirs; and a text, by its place,
+    that is not wanted any more is left before the next step."""
     model.check(texts, decoding)
-    return _steps(model, texts, decoding)
+    return _steps(model, texts, decoding, is_wanted)
+
+
+def _without_faults(step: Step) -> Step:
+    for fault in step.faults.values():
+        raise fault
+    return step
 
 
 def _steps(
-    model: EncoderDecoder, texts: Sequence[Sequence[int]], decoding: Decoding
+    model: EncoderDecoder,
+    texts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    is_wanted: Callable[[int], bool],
 ) -> Iterator[Step]:
     import numpy as np
 
@@ -186,17 +216,23 @@ def _steps(
     tokens = np.full((len(texts), 1), decoding.decoder_start_token_id, np.int64)
     rows = model.encode(texts, decoding.pad_token_id, 1)
     for count in range(1, decoding.max_new_tokens + 1):
-        scores = constrained(rows.step(tokens[:, -1]), tokens, decoding)
+        logits = rows.step(tokens[:, -1])
+        broken = _zeroed(logits)
+        scores = constrained(logits, tokens, decoding)
         chosen = scores.argmax(axis=1)
-        _check_allowed(scores.max(axis=1))
+        faults = dict.fromkeys(going[broken].tolist(), _NOT_NUMBERS)
+        faults |= dict.fromkeys(going[scores.max(axis=1) == -np.inf].tolist(), _ALL_FORBIDDEN)
         ended = np.isin(chosen, decoding.eos_token_ids)
         last = count == decoding.max_new_tokens
         given: list[int | None] = [None] * len(texts)
         finished: list[FinishReason | None] = [None] * len(texts)
         for text, token, stop in zip(going.tolist(), chosen.tolist(), ended.tolist(), strict=True):
-            given[text] = token
-            finished[text] = "stop" if stop else "length" if last else None
-        yield Step(tuple(given), tuple(finished))
+            if text not in faults:
+                given[text] = token
+                finished[text] = "stop" if stop else "length" if last else None
+        errors = {text: InferenceError(message) for text, message in faults.items()}
+        yield Step(tuple(given), tuple(finished), errors)
+        ended |= [text in faults or not is_wanted(text) for text in going.tolist()]
         if ended.all():
             return
         tokens = np.concatenate([tokens, chosen[:, None]], axis=1)
@@ -204,6 +240,11 @@ def _steps(
             left = np.flatnonzero(~ended)
             going, tokens = going[left], tokens[left]
             rows.keep(left)
+
+
+Answers = Mapping[int, "list[Hypothesis] | InferenceError"]
+"""Of the texts whose search ended, by their places: up to ``num_beams`` answers, the best first, or
+why there is none."""
 
 
 def beam_search(
@@ -214,23 +255,56 @@ def beam_search(
 
     Raises `InputError` as `EncoderDecoder.check` does, and `InferenceError`.
     """
+    answers: list[list[Hypothesis]] = [[] for _ in texts]
+    for ended in beam_steps(model, texts, decoding):
+        for text, found in ended.items():
+            if isinstance(found, InferenceError):
+                raise found
+            answers[text] = found
+    return answers
+
+
+def beam_steps(
+    model: EncoderDecoder,
+    texts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    is_wanted: Callable[[int], bool] = _always,
+) -> Iterator[Answers]:
+    """As `beam_search`, a step at a time: what ended with it, which is nothing for most. One text
+    at fault leaves the others theirs. ``is_wanted`` as for `greedy_steps`."""
+    model.check(texts, decoding)
+    return _beam_steps(model, texts, decoding, is_wanted)
+
+
+def _beam_steps(
+    model: EncoderDecoder,
+    texts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    is_wanted: Callable[[int], bool],
+) -> Iterator[Answers]:
     import numpy as np
 
-    model.check(texts, decoding)
     beams = decoding.num_beams
-    answers: list[list[Hypothesis]] = [[] for _ in texts]
     going = np.arange(len(texts))  # the text of each row of the search
     rows = model.encode(texts, decoding.pad_token_id, beams)
-    search = _Search(len(texts), decoding)
+    search = Beams(len(texts), decoding)
     while True:
         tokens = search.tokens.reshape(len(going) * beams, -1)
-        scores = constrained(log_softmax(rows.step(tokens[:, -1])), tokens, decoding)
+        logits = rows.step(tokens[:, -1])
+        broken = np.bitwise_or.reduce(_zeroed(logits).reshape(len(going), beams), axis=1)
+        scores = constrained(log_softmax(logits), tokens, decoding)
         before = search.advance(scores)
         done = search.done()
+        done |= broken
+        ended: dict[int, list[Hypothesis] | InferenceError] = {}
         for place in np.flatnonzero(done).tolist():
-            answers[going[place]] = search.hypotheses(place)
+            found = search.hypotheses(place)
+            fault = _NOT_NUMBERS if broken[place] else None if found else _ALL_FORBIDDEN
+            ended[int(going[place])] = InferenceError(fault) if fault else found
+        yield ended
+        done |= [not is_wanted(text) for text in going.tolist()]
         if done.all():
-            return answers
+            return
         if done.any():
             left = np.flatnonzero(~done)
             going = going[left]
@@ -240,131 +314,18 @@ def beam_search(
             rows.follow(before.ravel())
 
 
-class _Search:
-    """Of each text, the beams that go on and the answers that ended, the best of both first.
-
-    ``tokens`` int64 [texts, beams, length] are those of the beams, the start token first, and
-    ``scores`` float32 [texts, beams] the sums of their log-probabilities; minus infinity for a beam
-    that cannot be: at first, all but one. ``ended`` and ``ended_scores`` are the answers', padded,
-    and under the length penalty; minus infinity for none.
-    """
-
-    def __init__(self, texts: int, decoding: Decoding) -> None:
-        import numpy as np
-
-        beams = decoding.num_beams
-        self._decoding = decoding
-        self.tokens: Tokens = np.full((texts, beams, 1), decoding.decoder_start_token_id, np.int64)
-        self.scores: Scores = np.full((texts, beams), -np.inf, np.float32)
-        self.scores[:, 0] = 0
-        self.ended = self.tokens
-        self.lengths = np.zeros((texts, beams), np.int64)
-        self.ended_scores: Scores = np.full((texts, beams), -np.inf, np.float32)
-
-    @property
-    def generated(self) -> int:
-        """How many tokens each beam has, beside the start token."""
-        return int(self.tokens.shape[2]) - 1
-
-    def advance(self, log_probs: Scores) -> NDArray[np.intp]:
-        """Add a token to each beam, given those of the next [texts * beams, vocabulary]: the best
-        beams of a text go on, and what ends is an answer.
-
-        Gives the row that each beam was in before [texts, beams].
-        """
-        import numpy as np
-
-        texts, beams = self.scores.shape
-        vocabulary = log_probs.shape[1]
-        ends = self._decoding.eos_token_ids
-        log_probs += self.scores.reshape(-1, 1)
-        # As many as that: should every stop token be among a beam's best, the beams still go on.
-        best, scores = _best(log_probs.reshape(texts, -1), max(2, 1 + len(ends)) * beams)
-        parents, last = best // vocabulary, best % vocabulary
-        tokens = np.concatenate([_chosen(self.tokens, parents), last[:, :, None]], axis=2)
-        at_end = self.generated + 1 == self._decoding.max_new_tokens
-        stops = np.isin(last, ends) | at_end
-        self._add(tokens[:, :beams], np.where(stops[:, :beams], scores[:, :beams], -np.inf))
-        places, self.scores = _best(np.where(stops, np.float32(-np.inf), scores), beams)
-        self.tokens = _chosen(tokens, places)
-        rows: NDArray[np.intp] = np.take_along_axis(parents, places, 1)
-        rows += beams * np.arange(texts)[:, None]
-        return rows
-
-    def _add(self, tokens: Tokens, scores: Scores) -> None:
-        """Answers that ended with this step; those that are worse than others are forgotten."""
-        import numpy as np
-
-        length = tokens.shape[2] - 1
-        scores = scores / length**self._decoding.length_penalty
-        padded = np.pad(self.ended, ((0, 0), (0, 0), (0, 1)))
-        lengths = np.concatenate([self.lengths, np.full(scores.shape, length)], axis=1)
-        places, self.ended_scores = _best(
-            np.concatenate([self.ended_scores, scores], axis=1), self.scores.shape[1]
-        )
-        self.ended = _chosen(np.concatenate([padded, tokens], axis=1), places)
-        self.lengths = np.take_along_axis(lengths, places, 1)
-
-    def done(self) -> NDArray[np.bool_]:
-        """Of each text [texts], whether its search is over."""
-        import numpy as np
-
-        decoding = self._decoding
-        if self.generated == decoding.max_new_tokens:
-            return np.ones(len(self.scores), np.bool_)
-        full: NDArray[np.bool_] = np.all(self.ended_scores > -np.inf, axis=1)
-        if decoding.early_stopping is True:
-            return full
-        length = self.generated
-        if decoding.early_stopping == "never" and decoding.length_penalty > 0:
-            length = decoding.max_new_tokens
-        possible = self.scores[:, 0] / length**decoding.length_penalty
-        full &= possible <= self.ended_scores.min(axis=1)
-        return full
-
-    def hypotheses(self, text: int) -> list[Hypothesis]:
-        """The answers to a text. Raises `InferenceError` where there is none."""
-        _check_allowed(self.ended_scores[text, :1])
-        found = []
-        for tokens, length, score in zip(
-            self.ended[text], self.lengths[text], self.ended_scores[text], strict=True
-        ):
-            if score > -float("inf"):
-                written = tuple(tokens[1 : length + 1].tolist())
-                stopped = written[-1] in self._decoding.eos_token_ids
-                found.append(Hypothesis(written, float(score), "stop" if stopped else "length"))
-        return found
-
-    def keep(self, texts: NDArray[np.intp]) -> None:
-        """Go on with these texts alone."""
-        self.tokens, self.scores = self.tokens[texts], self.scores[texts]
-        self.ended, self.lengths = self.ended[texts], self.lengths[texts]
-        self.ended_scores = self.ended_scores[texts]
+_NOT_NUMBERS = "the model's logits are not numbers: NaN or infinite"
+_ALL_FORBIDDEN = (
+    "every token is forbidden by bad_words_ids, suppress_tokens, no_repeat_ngram_size or "
+    "min_new_tokens"
+)
 
 
-def _best(scores: Scores, count: int) -> tuple[NDArray[np.intp], Scores]:
-    """The places of each row's largest scores [rows, count], the best first, and those scores."""
+def _zeroed(logits: Scores) -> NDArray[np.bool_]:
+    """Of each row, whether a logit is not a number; all of that row are 0 from here on."""
     import numpy as np
 
-    count = min(count, scores.shape[1])
-    places = np.argpartition(scores, -count, axis=1)[:, -count:]
-    places.sort(axis=1)  # of equal scores, the first
-    order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1, kind="stable")
-    places = np.take_along_axis(places, order, 1)
-    return places, np.take_along_axis(scores, places, 1)
-
-
-def _chosen(tokens: Tokens, places: NDArray[np.intp]) -> Tokens:
-    """Of each text [texts, from, length], these [texts, places]."""
-    import numpy as np
-
-    found: Tokens = np.take_along_axis(tokens, places[:, :, None], 1)
-    return found
-
-
-def _check_allowed(best: Scores) -> None:
-    if best.min() == -float("inf"):
-        raise InferenceError(
-            "every token is forbidden by bad_words_ids, suppress_tokens, no_repeat_ngram_size or "
-            "min_new_tokens"
-        )
+    broken: NDArray[np.bool_] = ~np.isfinite(logits.max(axis=1))  # NaN if one of them is
+    if broken.any():
+        logits[broken] = 0
+    return broken

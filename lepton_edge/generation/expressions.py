@@ -55,13 +55,21 @@ class Repeat:
 
 
 @dataclass(frozen=True)
+class Lexeme:
+    """A regular expression whose texts are read in one piece: of a JSON text, one of its tokens. It
+    is known where each ends, as no other one begins with it and goes on as what follows it does."""
+
+    part: Expression
+
+
+@dataclass(frozen=True)
 class Rule:
     """What stands under a name in `Rules`."""
 
     name: str
 
 
-Expression = Text | Characters | Series | Choice | Repeat | Rule
+Expression = Text | Characters | Series | Choice | Repeat | Lexeme | Rule
 
 EMPTY = Series(())
 """The empty text."""
@@ -143,6 +151,10 @@ def repeat(part: Expression, least: int, most: int | None) -> Expression:
     return part if (least, most) == (1, 1) else Repeat(part, least, most)
 
 
+def lexeme(part: Expression) -> Expression:
+    return part if part == NOTHING else Lexeme(part)
+
+
 def optional(part: Expression) -> Expression:
     return repeat(part, 0, 1)
 
@@ -150,23 +162,7 @@ def optional(part: Expression) -> Expression:
 def parts_of(expression: Expression) -> tuple[Expression, ...]:
     if isinstance(expression, (Series, Choice)):
         return expression.parts
-    return (expression.part,) if isinstance(expression, Repeat) else ()
-
-
-def is_regular(expression: Expression) -> bool:
-    """Whether no rule is named in it."""
-    return not isinstance(expression, Rule) and all(map(is_regular, parts_of(expression)))
-
-
-def may_be_empty(expression: Expression) -> bool:
-    """Whether a regular expression takes the empty text."""
-    if isinstance(expression, Series):
-        return all(map(may_be_empty, expression.parts))
-    if isinstance(expression, Choice):
-        return any(map(may_be_empty, expression.parts))
-    if isinstance(expression, Repeat):
-        return expression.least == 0 or may_be_empty(expression.part)
-    return False
+    return (expression.part,) if isinstance(expression, (Repeat, Lexeme)) else ()
 
 
 def lengths(expression: Expression) -> tuple[int, int | None]:
@@ -188,6 +184,43 @@ def lengths(expression: Expression) -> tuple[int, int | None]:
     return 1, 1
 
 
+def of_length(expression: Expression, least: int, most: int | None) -> Expression | None:
+    """What a regular expression takes that is so many characters long, `NOTHING` where none is;
+    None where it would take more than other counts of one of its repetitions to say so."""
+    fewest, longest = lengths(expression)
+    if (most is not None and fewest > most) or (longest is not None and longest < least):
+        return NOTHING
+    if fewest >= least and (most is None or (longest is not None and longest <= most)):
+        return expression
+    if isinstance(expression, Choice):
+        found = [of_length(part, least, most) for part in expression.parts]
+        kept = [part for part in found if part is not None]
+        return choice(*kept) if len(kept) == len(found) else None
+    if isinstance(expression, Repeat):
+        size, largest = lengths(expression.part)
+        if size != largest:
+            return None
+        fits = [each for each in (expression.most, most and most // size) if each is not None]
+        least = max(expression.least, -(-least // size))
+        return repeat(expression.part, least, min(fits, default=None))
+    if isinstance(expression, Series):
+        return _series_of_length(expression.parts, least, most)
+    return None
+
+
+def _series_of_length(
+    parts: tuple[Expression, ...], least: int, most: int | None
+) -> Expression | None:
+    sizes = [lengths(part) for part in parts]
+    varying = [place for place, (fewest, longest) in enumerate(sizes) if fewest != longest]
+    if len(varying) != 1:
+        return None
+    place = varying[0]
+    rest = sum(fewest for fewest, _ in sizes) - sizes[place][0]
+    part = of_length(parts[place], max(least - rest, 0), None if most is None else most - rest)
+    return None if part is None else series(*parts[:place], part, *parts[place + 1 :])
+
+
 def size(expression: Expression) -> int:
     """How many characters the longest text has, where what is repeated without a limit is there
     once, or as often as it has to be, and a rule is one character."""
@@ -198,7 +231,7 @@ def size(expression: Expression) -> int:
     found = list(map(size, parts_of(expression)))
     if isinstance(expression, Choice):
         return max(found, default=0)
-    return sum(found) if isinstance(expression, Series) else 1
+    return sum(found) if isinstance(expression, (Series, Lexeme)) else 1
 
 
 def pruned(rules: Rules) -> Rules:

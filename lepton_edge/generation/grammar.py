@@ -2,7 +2,7 @@
 
 What a grammar allows is worked out here, the same for every backend, and written down for whoever
 chooses tokens by it: for llguidance, which masks logits in the core's own loop (`Matcher`), and in
-the form that xgrammar reads (`ebnf`), for a library that brings it.
+the form that xgrammar reads (`to_ebnf`), for a library that brings it.
 
 A JSON answer is written in one line; one space may follow a comma and a colon.
 """
@@ -21,15 +21,15 @@ from lepton_edge.generation.expressions import (
     Characters,
     Choice,
     Expression,
+    Lexeme,
     Range,
     Repeat,
     Rule,
     Rules,
     Series,
     Text,
+    choice,
     common,
-    is_regular,
-    may_be_empty,
     others,
 )
 
@@ -58,14 +58,14 @@ def rules_of(grammar: Grammar) -> Rules:
     if grammar.kind == "regex":
         from lepton_edge.generation.regular import matching
 
-        return Rules(matching(grammar.source), {})
+        return Rules(Lexeme(matching(grammar.source)), {})
     from lepton_edge.generation.schema import rules_of_schema
 
     return rules_of_schema(grammar.source)
 
 
 @lru_cache(maxsize=64)
-def ebnf(grammar: Grammar) -> str:
+def to_ebnf(grammar: Grammar) -> str:
     """A grammar in the EBNF of xgrammar, from ``root``. Raises `InputError`."""
     rules = rules_of(grammar)
     writer = _Ebnf()
@@ -84,6 +84,8 @@ class _Ebnf:
     def written(self, expression: Expression) -> str:
         if isinstance(expression, Rule):
             return expression.name
+        if isinstance(expression, Lexeme):
+            return self.written(expression.part)
         if isinstance(expression, Text):
             return _ebnf_text(expression.text)
         if isinstance(expression, Characters):
@@ -104,8 +106,9 @@ class _Ebnf:
 
 
 def _ebnf_text(value: str) -> str:
-    pieces = re.split(r"([\x00-\x1f\x7f])", value)
-    # Written as a number, a character would take the digits that follow it: it stands alone.
+    pieces = re.split(r"([\x00-\x1f\x7f-\xff])", value)
+    # Written as a number, as xgrammar itself does with those of one byte, a character would take
+    # the digits that follow it: it stands alone.
     found = [
         _ebnf_character(ord(piece)) if place % 2 else re.sub(r'(["\\])', r"\\\1", piece)
         for place, piece in enumerate(pieces)
@@ -154,7 +157,7 @@ def _ebnf_character(number: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def lark(grammar: Grammar) -> str:
+def to_lark(grammar: Grammar) -> str:
     """A grammar in llguidance's form of Lark. Raises `InputError`."""
     rules = rules_of(grammar)
     writer = _Lark()
@@ -165,7 +168,8 @@ def lark(grammar: Grammar) -> str:
 
 
 class _Lark:
-    """Each part without a rule in it is a terminal, which is what llguidance is fastest with."""
+    """Each lexeme is a terminal. llguidance takes the longest one, and never goes back to another
+    that ended before."""
 
     def __init__(self) -> None:
         self.terminals: dict[str, str] = {}
@@ -173,15 +177,21 @@ class _Lark:
     def rule(self, expression: Expression) -> str:
         if isinstance(expression, Rule):
             return expression.name
-        if is_regular(expression) and not may_be_empty(expression):
-            return self.terminals.setdefault(_regex(expression), f"T{len(self.terminals)}")
+        if isinstance(expression, Lexeme):
+            return self.terminals.setdefault(_regex(expression.part), f"T{len(self.terminals)}")
         if isinstance(expression, Repeat):
             most = "" if expression.most is None else expression.most
             return f"({self.rule(expression.part)}){{{expression.least},{most}}}"
         if isinstance(expression, Series):
             return f"({' '.join(map(self.rule, expression.parts))})" if expression.parts else '""'
         assert isinstance(expression, Choice)
-        return f"({' | '.join(map(self.rule, expression.parts))})"
+        lexemes = [part for part in expression.parts if isinstance(part, Lexeme)]
+        found: list[Expression] = [
+            part for part in expression.parts if not isinstance(part, Lexeme)
+        ]
+        if lexemes:
+            found.append(Lexeme(choice(*(each.part for each in lexemes))))
+        return f"({' | '.join(map(self.rule, found))})"
 
 
 def _regex(expression: Expression) -> str:
@@ -249,7 +259,7 @@ class GrammarTokens:
         """What holds one answer to a grammar. Raises `InputError`."""
         from llguidance import LLMatcher
 
-        written = lark(grammar)
+        written = to_lark(grammar)
         with self._lock:
             if self._tokens is None:
                 self._read()

@@ -22,6 +22,7 @@ from lepton_edge.generation.expressions import (
     characters,
     choice,
     common,
+    lexeme,
     optional,
     others,
     repeat,
@@ -38,23 +39,38 @@ _SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
 # One space may follow a comma and a colon, as most models write it; there is no other white space,
 # of which a model may write without end.
 _SPACE = optional(text(" "))
-COMMA = series(text(","), _SPACE)
-COLON = series(text(":"), _SPACE)
-QUOTE = text('"')
+COMMA = lexeme(series(text(","), _SPACE))
+COLON = lexeme(series(text(":"), _SPACE))
+_QUOTE = text('"')
 
 VALUE, STRING, NUMBER, INTEGER = "value", "string", "number", "integer"
+
+
+def word(value: str) -> Expression:
+    """A token of JSON that is this text."""
+    return lexeme(text(value))
+
+
+def string(inside: Expression) -> Expression:
+    """A string of what is `written` between its quotes."""
+    return lexeme(series(_QUOTE, inside, _QUOTE)) if inside != NOTHING else NOTHING
+
+
+def enclosed(brackets: str, *inside: Expression) -> Expression:
+    """An array or an object of what is inside of its brackets."""
+    return series(word(brackets[0]), *inside, word(brackets[1]))
 
 
 def known(value: Any) -> Expression:
     """A value that `json.loads` gave, as it may be written."""
     if isinstance(value, dict):
         items = [series(known(name), COLON, known(item)) for name, item in value.items()]
-        return series(text("{"), *_joined(items), text("}"))
+        return enclosed("{}", *_joined(items))
     if isinstance(value, list):
-        return series(text("["), *_joined([known(item) for item in value]), text("]"))
+        return enclosed("[]", *_joined([known(item) for item in value]))
     if isinstance(value, Decimal):
-        return text(str(value))
-    return text(json.dumps(value, ensure_ascii=False))
+        return word(str(value))
+    return word(json.dumps(value, ensure_ascii=False))
 
 
 def _joined(items: list[Expression]) -> list[Expression]:
@@ -118,17 +134,17 @@ def any_character() -> Expression:
 
 def strings(least: int = 0, most: int | None = None) -> Expression:
     """Those of so many characters."""
-    return series(QUOTE, repeat(any_character(), least, most), QUOTE)
+    return string(repeat(any_character(), least, most))
 
 
 def arrays(item: Expression, least: int = 0, most: int | None = None) -> Expression:
     """Those of so many items, all alike."""
-    return series(text("["), listed(item, least, most), text("]"))
+    return enclosed("[]", listed(item, least, most))
 
 
 def objects(value: Expression) -> Expression:
     """Those of any names, whose values are all alike."""
-    return series(text("{"), listed(series(Rule(STRING), COLON, value), 0, None), text("}"))
+    return enclosed("{}", listed(series(Rule(STRING), COLON, value), 0, None))
 
 
 def listed(item: Expression, least: int, most: int | None) -> Expression:
@@ -147,11 +163,11 @@ def any_json() -> dict[str, Expression]:
         VALUE: choice(
             Rule(STRING),
             Rule(NUMBER),
-            *(text(word) for word in ("true", "false", "null")),
+            *map(word, ("true", "false", "null")),
             arrays(value),
             objects(value),
         ),
         STRING: strings(),
-        NUMBER: any_number(),
-        INTEGER: any_integer(),
+        NUMBER: lexeme(any_number()),
+        INTEGER: lexeme(any_integer()),
     }

@@ -1,14 +1,16 @@
-"""The loop around a decoder's step: a prompt, then one token after another."""
+"""The loop around a decoder's step: prompts, then one token after another."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Generator as Iterating
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lepton_edge.errors import InferenceError, InputError
-from lepton_edge.generation.request import FinishReason
-from lepton_edge.generation.sampling import Sampler, Sampling
+from lepton_edge.errors import InferenceError, InputError, LeptonError
+from lepton_edge.generation.request import FinishReason, Request
+from lepton_edge.generation.sampling import Sampler, Sampling, log_probability
 from lepton_edge.generation.tensors import LOGITS, POSITION_IDS, past_names, present_names
 from lepton_edge.runtime.text import ATTENTION_MASK, INPUT_IDS
 
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lepton_edge.backend import Session, Setting, TensorSpec
+    from lepton_edge.generation.grammar import Matcher
 
 
 class Stepper(Protocol):
-    """A decoder with its cache, which it keeps itself from step to step."""
+    """A decoder with its cache, which it keeps itself from step to step. For one thread at a
+    time."""
 
     @property
     def details(self) -> Mapping[str, Setting]:
@@ -28,10 +32,10 @@ class Stepper(Protocol):
 
     @property
     def max_length(self) -> int:
-        """The most tokens that the cache holds, padding among them."""
+        """The most tokens that the cache holds of each row, padding among them."""
 
     def start(self, batch: int) -> None:
-        """Begin new texts, this many rows, with an empty cache."""
+        """Begin new texts, this many rows, with an empty cache. Raises `InferenceError`."""
 
     def step(
         self,
@@ -46,8 +50,99 @@ class Stepper(Protocol):
         Raises `InferenceError`.
         """
 
+    def free(self) -> None:
+        """Forget the texts and free the cache; `start` makes a new one. Without a text it is
+        harmless."""
+
     def close(self) -> None:
-        """Release the cache. Closing twice is harmless; `start` makes a new one."""
+        """Release all that it has, for good. Closing twice is harmless."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a row got of a step: a token, or an error that ends this row alone."""
+
+    token: int | None = None
+    """The one that ends the text, if one does, among them."""
+    logprob: float | None = None
+    """The natural logarithm of the token's probability, where the request asked for it."""
+    finish_reason: FinishReason | None = None
+    """Why the text ends with this token, if it does."""
+    error: LeptonError | None = None
+
+
+class Row:
+    """A request in a batch, and its answer as it grows.
+
+    ``matcher`` holds the answer to the request's grammar, if that has one. ``place`` is its place
+    among rows that share a seed. ``is_running`` may be set to False from any thread: the row gets
+    nothing more from the next step on.
+    """
+
+    def __init__(self, request: Request, matcher: Matcher | None = None, place: int = 0) -> None:
+        self.request = request
+        self.answer: list[int] = []
+        self.is_running = True
+        self._sampler = Sampler(request.sampling, place)
+        self._matcher = matcher
+
+    @property
+    def last(self) -> int:
+        """The newest token of its answer."""
+        return self.answer[-1]
+
+    def take(self, logits: NDArray[np.float32]) -> Taken:
+        """The next token, by its logits [vocabulary]."""
+        try:
+            token = self._sampler.choose(logits, self.request.prompt, self.answer, self._matcher)
+            self.answer.append(token)
+            reason = self._reason(token)
+        except LeptonError as error:
+            self.is_running = False
+            return Taken(error=error)
+        if reason is not None:
+            self.is_running = False
+        logprob = log_probability(logits, token) if self.request.logprobs else None
+        return Taken(token, logprob, reason)
+
+    def _reason(self, token: int) -> FinishReason | None:
+        if token in self.request.stop_tokens:
+            return "stop"
+        if self._matcher is not None:
+            self._matcher.advance(token)
+            if self._matcher.is_over:
+                return "stop"
+        return "length" if len(self.answer) == self.request.max_tokens else None
+
+
+def run(
+    stepper: Stepper, rows: Sequence[Row], pad_id: int
+) -> Iterating[tuple[Taken | None, ...], None, None]:
+    """Continue texts as one batch until the last of them ends: the one loop of every generation.
+
+    Each step gives what each row got of it, as soon as it is there; None to those that do not run.
+    ``pad_id`` fills rows up on the left, and those that ended: it is masked. The cache is freed at
+    the end, or when the iterator is closed. Raises what the stepper raises.
+    """
+    import numpy as np
+
+    try:
+        stepper.start(len(rows))
+        ids, mask = _padded([row.request.prompt for row in rows], pad_id)
+        while any(row.is_running for row in rows):
+            positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
+            logits = stepper.step(ids, mask, np.ascontiguousarray(positions))
+            yield tuple(
+                row.take(each) if row.is_running else None
+                for row, each in zip(rows, logits, strict=True)
+            )
+            running = [row.is_running for row in rows]
+            ids = np.array(
+                [[row.last if on else pad_id] for row, on in zip(rows, running, strict=True)]
+            )
+            mask = np.concatenate([mask, np.array(running, np.int64)[:, None]], axis=1)
+    finally:
+        stepper.free()
 
 
 @dataclass(frozen=True)
@@ -67,89 +162,52 @@ def generate(
     max_tokens: int,
     stop_tokens: Collection[int],
     pad_id: int,
-) -> Generator[Step, None, None]:
+) -> Iterating[Step, None, None]:
     """Continue prompts, given as token ids, by up to ``max_tokens`` each, as one batch.
 
-    Each step is given as soon as it is there. ``stepper`` is closed when the last row has ended, a
-    step fails, or the iterator is closed or dropped; a row that ended before the others is padded
-    with ``pad_id``, as are prompts shorter than the longest, on the left.
+    Each step is given as soon as it is there. The cache is freed when the last row has ended, a
+    step fails, or the iterator is closed or dropped.
 
     Raises `InputError` for prompts that are empty or do not fit, before anything runs; while
-    iterating, `InferenceError`.
+    iterating, `InferenceError`, also for one row that fails.
     """
-    _check(stepper, prompts, max_tokens)
-    steps = _steps(
-        stepper, prompts, Sampler(sampling, len(prompts)), max_tokens, stop_tokens, pad_id
-    )
-    next(steps)  # into its `try`: from here on, closing it closes the stepper
-    return steps
-
-
-def _check(stepper: Stepper, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
     if not prompts:
         raise InputError("there is no prompt to continue")
-    empty = [row for row, prompt in enumerate(prompts) if not len(prompt)]
-    if empty:
-        raise InputError(f"prompt {empty[0]} of {len(prompts)} has no tokens: a text needs one")
-    if max_tokens < 1:
-        raise InputError(f"max_tokens is {max_tokens}: it is a whole number from 1")
-    longest = max(len(prompt) for prompt in prompts)
-    if longest + max_tokens > stepper.max_length:
-        raise InputError(
-            f"the prompt has {longest} tokens, and with {max_tokens} more it is longer than the "
-            f"model's {stepper.max_length}",
-            hint=f"shorten the prompt, or ask for at most {stepper.max_length - longest} tokens"
-            if longest < stepper.max_length
-            else "shorten the prompt",
-        )
+    stops = frozenset(stop_tokens)
+    requests = [Request(prompt, max_tokens, stops, sampling) for prompt in prompts]
+    for place, request in enumerate(requests):
+        check_length(request, stepper.max_length, f"prompt {place} of {len(prompts)}")
+    return _steps(stepper, [Row(each, None, place) for place, each in enumerate(requests)], pad_id)
 
 
-def _steps(
-    stepper: Stepper,
-    prompts: Sequence[Sequence[int]],
-    sampler: Sampler,
-    max_tokens: int,
-    stop_tokens: Collection[int],
-    pad_id: int,
-) -> Generator[Step, None, None]:
-    import numpy as np
-
-    rows = range(len(prompts))
-    texts = [list(prompt) for prompt in prompts]
-    try:
-        yield Step((), ())  # see `generate`
-        ids, mask = _padded(prompts, pad_id)
-        running = [True for _ in rows]
-        stepper.start(len(prompts))
-        for count in range(1, max_tokens + 1):
-            positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
-            logits = stepper.step(ids, mask, np.ascontiguousarray(positions))
-            tokens = [
-                sampler.choose(row, logits[row], texts[row]) if running[row] else None
-                for row in rows
-            ]
-            finished = [_reason(token, stop_tokens, count == max_tokens) for token in tokens]
-            running = [running[row] and finished[row] is None for row in rows]
-            for text, token in zip(texts, tokens, strict=True):
-                if token is not None:
-                    text.append(token)
-            yield Step(tuple(tokens), tuple(finished))
-            if not any(running):
-                return
-            ids = np.array(
-                [[text[-1] if on else pad_id] for text, on in zip(texts, running, strict=True)]
+def _steps(stepper: Stepper, rows: Sequence[Row], pad_id: int) -> Iterating[Step, None, None]:
+    with closing(run(stepper, rows, pad_id)) as steps:
+        for taken in steps:
+            for place, each in enumerate(taken):
+                if each is not None and each.error is not None:
+                    raise InferenceError(f"row {place}: {each.error.message}") from each.error
+            yield Step(
+                tuple(None if each is None else each.token for each in taken),
+                tuple(None if each is None else each.finish_reason for each in taken),
             )
-            mask = np.concatenate([mask, np.array(running, np.int64)[:, None]], axis=1)
-    finally:
-        stepper.close()
 
 
-def _reason(token: int | None, stop_tokens: Collection[int], last: bool) -> FinishReason | None:
-    if token is None:
-        return None
-    if token in stop_tokens:
-        return "stop"
-    return "length" if last else None
+def check_length(request: Request, longest: int, name: str = "the prompt") -> None:
+    """Raise `InputError` unless a request asks for something, and is no longer than ``longest``
+    tokens with its answer."""
+    length, more = len(request.prompt), request.max_tokens
+    if not length:
+        raise InputError(f"{name} has no tokens: a text needs one")
+    if more < 1:
+        raise InputError(f"max_tokens is {more}: it is a whole number from 1")
+    if length + more > longest:
+        raise InputError(
+            f"{name} has {length:,} tokens, and with {more:,} more it is longer than the model's "
+            f"{longest:,}",
+            hint=f"shorten it, or ask for at most {longest - length:,} tokens"
+            if length < longest
+            else "shorten it",
+        )
 
 
 def _padded(
@@ -213,7 +271,7 @@ class SessionStepper:
         position_ids: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         if self._cache is None:
-            raise InferenceError("the decoder has no text: it was not started, or was closed")
+            raise InferenceError("the decoder has no text: it was not started, or was freed")
         feeds = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask, POSITION_IDS: position_ids}
         found = self._session.infer({**feeds, **self._cache})
         self._cache = {
@@ -222,5 +280,8 @@ class SessionStepper:
         logits: NDArray[np.float32] = found[LOGITS]
         return logits if logits.ndim == 2 else logits[:, -1]
 
-    def close(self) -> None:
+    def free(self) -> None:
         self._cache = None
+
+    def close(self) -> None:
+        self.free()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from lepton_edge.generation.decoding import Decoding
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -47,6 +49,11 @@ class Request:
     grammar: Grammar | None = None
     adapters: tuple[tuple[str, float], ...] = ()
     """LoRA adapters by the names that the generator was opened with, and how strong each is."""
+    decoding: Decoding | None = None
+    """For a model that answers a text with another: how the answer is searched, in place of
+    `sampling`."""
+    rank: int = 0
+    """Which of the answers that a search with several beams finds: 0 for the best."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class Chunk:
     """Of the last chunk: a stop token (or the end of the grammar), or as many tokens as asked."""
     time: float = 0.0
     """When it came, by `time.perf_counter`."""
+    score: float | None = None
+    """Of an answer that a beam search found, which is one chunk: by what it was ranked."""
 
 
 class TokenStream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lepton_edge.errors import InferenceError, InputError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # than a whole vocabulary.
 _LIKELY = 1024
 _MOST_BIASES = 1024
+_COLD = 1e-5  # logits that are divided by less no longer fit into float32
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Sampling:
     """
 
     temperature: float = 0.0
-    """Logits are divided by it: below 1 the likely tokens become likelier. 0 takes the most likely
-    one, whatever top-k, top-p and min-p say."""
+    """Logits are divided by it: below 1 the likely tokens become likelier. 0, and what is next to
+    nothing, takes the most likely one, whatever top-k, top-p and min-p say."""
     top_k: int = 0
     """Only the k most likely tokens; 0 for all."""
     top_p: float = 1.0
@@ -67,6 +68,16 @@ class Sampling:
             _check("seed", self.seed, "a whole number from 0", lowest=0, whole=True)
         object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
 
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """``logit_bias`` as it is kept."""
+        return cast("tuple[tuple[int, float], ...]", self.logit_bias)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it takes the most likely token."""
+        return self.temperature < _COLD
+
 
 def _pairs(given: object) -> tuple[tuple[int, float], ...]:
     """A bias as pairs in order of their tokens. Raises `InputError`."""
@@ -79,7 +90,11 @@ def _pairs(given: object) -> tuple[tuple[int, float], ...]:
     for token, bias in found.items():
         _check("a token id of logit_bias", token, "a whole number from 0", lowest=0, whole=True)
         _check(
-            f"logit_bias of token {token}", bias, "a number from -100 to 100", lowest=-100, highest=100
+            f"logit_bias of token {token}",
+            bias,
+            "a number from -100 to 100",
+            lowest=-100,
+            highest=100,
         )
     return tuple(sorted(found.items()))
 
@@ -142,11 +157,12 @@ class Sampler:
             logits = logits.astype(np.float32)  # a copy
             matcher.mask(logits)
         scores = processed(logits, prompt, answer, self._sampling)
-        if self._sampling.temperature == 0:
+        if self._sampling.is_greedy:
             return int(scores.argmax())
-        sums = probabilities(scores).cumsum()
-        drawn = self._random.random() * sums[-1]
-        return int(np.searchsorted(sums, drawn, side="right"))
+        kept = np.flatnonzero(scores > -np.inf)
+        sums = probabilities(scores[kept]).cumsum()
+        drawn = np.searchsorted(sums, self._random.random() * sums[-1], side="right")
+        return int(kept[min(drawn, kept.size - 1)])
 
 
 def processed(
@@ -160,7 +176,7 @@ def processed(
 
     scores = logits.astype(np.float32)  # a copy
     _penalize(scores, prompt, answer, sampling)
-    if sampling.temperature == 0:
+    if sampling.is_greedy:
         return scores
     scores /= np.float32(sampling.temperature)
     if 0 < sampling.top_k < scores.size:
@@ -179,7 +195,7 @@ def _penalize(
     """The bias and the penalties, in place."""
     import numpy as np
 
-    for token, bias in sampling.logit_bias:
+    for token, bias in sampling.biases:
         if token < scores.size:  # the others are no tokens of this model
             scores[token] += np.float32(bias)
     if sampling.repetition_penalty != 1:
@@ -196,21 +212,22 @@ def _keep_nucleus(scores: NDArray[np.float32], top_p: float) -> None:
     """Set the others to minus infinity, in place."""
     import numpy as np
 
-    shares = probabilities(scores)
-    likely = np.arange(scores.size)
-    if scores.size > 2 * _LIKELY:
-        found = np.argpartition(scores, -_LIKELY)[-_LIKELY:]
-        least = scores[found].min()
-        # Equal ones with the last: which of them are kept is then said by their order alone.
+    left = np.flatnonzero(scores > -np.inf)
+    shares = probabilities(scores[left])
+    likely = np.arange(left.size)  # places among those that are left
+    if left.size > 2 * _LIKELY:
+        found = np.argpartition(shares, -_LIKELY)[-_LIKELY:]
         if shares[found].sum() > top_p:
-            likely = np.flatnonzero(scores >= least)
-    ascending = likely[np.argsort(scores[likely], kind="stable")]
+            # With all that are as likely as the last of them: their order says which are kept.
+            likely = np.flatnonzero(shares >= shares[found].min())
+    ascending = likely[np.argsort(scores[left[likely]], kind="stable")]
     rest = max(1 - float(shares[ascending].sum()), 0.0)  # of those that are not looked at
-    sums = shares[ascending].cumsum() + rest
-    kept = np.zeros(scores.size, np.bool_)
-    kept[ascending[sums > 1 - top_p]] = True
-    kept[ascending[-1]] = True  # the most likely one stays in any case
-    scores[~kept] = -np.inf
+    kept = shares[ascending].cumsum() + rest > 1 - top_p
+    kept[-1] = True  # the most likely one stays in any case
+    nucleus = left[ascending[kept]]
+    values = scores[nucleus]
+    scores.fill(-np.inf)
+    scores[nucleus] = values
 
 
 def probabilities(scores: NDArray[np.float32]) -> NDArray[Any]:

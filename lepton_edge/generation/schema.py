@@ -18,7 +18,6 @@ from lepton_edge.errors import InputError
 from lepton_edge.generation.expressions import (
     EMPTY,
     NOTHING,
-    Characters,
     Choice,
     Expression,
     Repeat,
@@ -26,13 +25,13 @@ from lepton_edge.generation.expressions import (
     Rules,
     Series,
     choice,
-    lengths,
+    lexeme,
+    of_length,
     optional,
     pruned,
     repeat,
     series,
     size,
-    text,
 )
 from lepton_edge.generation.formats import FORMATS
 from lepton_edge.generation.json_text import (
@@ -40,14 +39,16 @@ from lepton_edge.generation.json_text import (
     COMMA,
     INTEGER,
     NUMBER,
-    QUOTE,
     STRING,
     VALUE,
     any_json,
     arrays,
+    enclosed,
     known,
     objects,
+    string,
     strings,
+    word,
     written,
 )
 from lepton_edge.generation.number_ranges import INTEGER_DIGITS, NUMBER_DIGITS, decimals, integers
@@ -59,8 +60,10 @@ _DEEPEST = 64
 
 # What describes and does not constrain.
 _DESCRIPTIVE = frozenset(
-    ("$comment", "$defs", "$schema", "default", "definitions", "deprecated", "description")
-    + ("discriminator", "example", "examples", "readOnly", "title", "writeOnly")
+    (
+        *("$comment", "$defs", "$schema", "default", "definitions", "deprecated", "description"),
+        *("discriminator", "example", "examples", "readOnly", "title", "writeOnly"),
+    )
 )
 _NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {
@@ -74,9 +77,7 @@ _OF_TYPE: Mapping[str, tuple[str, ...]] = {
 }
 _WHOLE = ("$ref", "allOf", "anyOf", "oneOf")  # these stand alone
 _KNOWN = frozenset((*_WHOLE, "enum", "const", "type")).union(*_OF_TYPE.values())
-_HINT = (
-    "supported: " + ", ".join(sorted(_KNOWN)) + "; " + ", ".join(sorted(_DESCRIPTIVE)) + " pass"
-)
+_HINT = "supported: " + ", ".join(sorted(_KNOWN)) + "; " + ", ".join(sorted(_DESCRIPTIVE)) + " pass"
 
 
 def rules_of_schema(source: str) -> Rules:
@@ -190,9 +191,7 @@ class _Reader:
                             "give them different types, or a required property with different "
                             "const values; or write anyOf",
                         )
-        return choice(
-            *(self.value(schema, f"{path}/{n}", depth) for n, schema in enumerate(given))
-        )
+        return choice(*(self.value(schema, f"{path}/{n}", depth) for n, schema in enumerate(given)))
 
     def _referred(self, given: Any, path: str, depth: int) -> Expression:
         if not isinstance(given, str):
@@ -242,10 +241,7 @@ class _Reader:
     def _types(self, schema: dict[str, Any], used: set[str], path: str) -> list[str]:
         """Those that a value may have; none for any."""
         if "type" not in used:
-            found = [
-                each for each, own in _OF_TYPE.items() if each != "integer" and used & set(own)
-            ]
-            return found
+            return [each for each, own in _OF_TYPE.items() if each != "integer" and used & set(own)]
         given = schema["type"]
         types = given if isinstance(given, list) else [given]
         for each in types:
@@ -261,9 +257,9 @@ class _Reader:
 
     def _typed(self, kind: str, schema: dict[str, Any], path: str, depth: int) -> Expression:
         if kind == "null":
-            return text("null")
+            return word("null")
         if kind == "boolean":
-            return choice(text("true"), text("false"))
+            return choice(word("true"), word("false"))
         if kind == "string":
             return _string(schema, path)
         if kind in ("integer", "number"):
@@ -280,15 +276,13 @@ class _Reader:
         first = schema.get("prefixItems", [])
         if not isinstance(first, list):
             _fault(f"{path}/prefixItems", f"it is {_brief(first)}, not a list of schemas")
-        own = [
-            self.value(each, f"{path}/prefixItems/{n}", depth) for n, each in enumerate(first)
-        ]
+        own = [self.value(each, f"{path}/prefixItems/{n}", depth) for n, each in enumerate(first)]
         others = self.value(schema.get("items", True), f"{path}/items", depth)
         if most is not None and most < least:
             _fault(path, f"minItems is {least} and maxItems {most}")
         if not own:
             return arrays(others, least, most)
-        return series(text("["), self._prefixed(own, others, least, most), text("]"))
+        return enclosed("[]", self._prefixed(own, others, least, most))
 
     def _prefixed(
         self, own: list[Expression], others: Expression, least: int, most: int | None
@@ -321,13 +315,13 @@ class _Reader:
             if named[name] == NOTHING:
                 _fault(f"{path}/required", f"{name!r} is required, and no value is valid for it")
         if not named:
-            return text("{}") if further == NOTHING else objects(further)
+            return enclosed("{}") if further == NOTHING else objects(further)
         written_out = [
             (series(known(name), COLON, value), name in required)
             for name, value in named.items()
             if value != NOTHING
         ]
-        return series(text("{"), self._properties(written_out), text("}"))
+        return enclosed("{}", self._properties(written_out))
 
     def _properties(self, properties: list[tuple[Expression, bool]]) -> Expression:
         """Properties in order, with whether each is required, and commas between them."""
@@ -337,7 +331,7 @@ class _Reader:
             begun = series(item, after)
             alone = begun if is_required else choice(begun, alone)
             more = series(COMMA, item, after)
-            after = self._named("rest", more if is_required else optional(more))
+            after = self._named("rest", more if is_required else choice(more, after))
         return alone
 
     def _named(self, kind: str, expression: Expression) -> Expression:
@@ -352,37 +346,37 @@ def _string(schema: dict[str, Any], path: str) -> Expression:
     most = _count(schema, "maxLength", path)
     if most is not None and most < least:
         _fault(path, f"minLength is {least} and maxLength {most}")
-    pattern, form = schema.get("pattern"), schema.get("format")
-    if pattern is None and form is None:
+    if "pattern" not in schema and "format" not in schema:
         return strings(least, most) if least or most is not None else Rule(STRING)
-    if pattern is not None and form is not None:
+    if "pattern" in schema and "format" in schema:
         _fault(path, "pattern stands beside format")
-    if form is not None and form not in FORMATS:
-        known_ones = ", ".join(sorted(FORMATS))
-        _fault(f"{path}/format", f"the format {_brief(form)} is not known", f"known: {known_ones}")
-    if not isinstance(pattern, str) and form is None:
-        _fault(f"{path}/pattern", f"it is {_brief(pattern)}, not a regular expression")
     try:
-        found = containing(FORMATS[form] if form else pattern)
+        found = containing(_pattern(schema, path))
     except InputError as error:
         _fault(f"{path}/pattern", error.message, error.hint)
-    return series(QUOTE, written(_of_length(found, least, most, path)), QUOTE)
+    fitting = of_length(found, least, most)
+    if fitting is None:
+        _fault(
+            path,
+            "minLength or maxLength beside this pattern",
+            'say it in the pattern: "^[a-z]{2,8}$"',
+        )
+    if fitting == NOTHING:
+        _fault(path, "no text of its pattern or format is as long as minLength and maxLength say")
+    return string(written(fitting))
 
 
-def _of_length(found: Expression, least: int, most: int | None, path: str) -> Expression:
-    """The texts of a regular expression that are so long."""
-    fewest, longest = lengths(found)
-    if fewest >= least and (most is None or (longest is not None and longest <= most)):
-        return found
-    if isinstance(found, Repeat) and isinstance(found.part, Characters):
-        least = max(least, found.least)
-        bounds = [each for each in (most, found.most) if each is not None]
-        return repeat(found.part, least, min(bounds) if bounds else None)
-    _fault(
-        path,
-        "minLength or maxLength beside this pattern",
-        'say it in the pattern: "^[a-z]{2,8}$"',
-    )
+def _pattern(schema: dict[str, Any], path: str) -> str:
+    name = "pattern" if "pattern" in schema else "format"
+    value = schema[name]
+    if not isinstance(value, str):
+        _fault(f"{path}/{name}", f"it is {_brief(value)}, not a text")
+    if name == "pattern":
+        return value
+    if value not in FORMATS:
+        known_ones = ", ".join(sorted(FORMATS))
+        _fault(f"{path}/format", f"the format {_brief(value)} is not known", f"known: {known_ones}")
+    return FORMATS[value]
 
 
 def _numeric(kind: str, schema: dict[str, Any], path: str) -> Expression:
@@ -400,7 +394,7 @@ def _numeric(kind: str, schema: dict[str, Any], path: str) -> Expression:
         found = decimals(low, high, above=above, below=below)
     if found == NOTHING:
         _fault(path, f"no {kind} is in the range of its minimum and maximum")
-    return found
+    return lexeme(found)
 
 
 def _bound(schema: dict[str, Any], name: str, path: str) -> Decimal | None:
@@ -445,7 +439,7 @@ def _is_of(value: Any, kind: str) -> bool:
         return kind == "boolean"
     if isinstance(value, (int, Decimal)):
         return kind == "number" or (kind == "integer" and value == int(value))
-    kinds = {"null": type(None), "string": str, "array": list, "object": dict}
+    kinds: dict[str, type] = {"null": type(None), "string": str, "array": list, "object": dict}
     return kind in kinds and isinstance(value, kinds[kind])
 
 

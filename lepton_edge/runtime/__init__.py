@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lepton_edge.backend import Backend, Session, Setting
     from lepton_edge.bundle.manifest import Artifact
     from lepton_edge.runtime.model import Model
+    from lepton_edge.tasks.base import AnyTask
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def load(
     model's ``profile`` is the one that is used. ``finalize`` compiles a deferred artifact that was
     not compiled on this device yet, which can take minutes: see `lepton_edge.finalize`.
 
-    The rest is for models that generate text. ``cache_tokens`` is how many tokens the key-value
+    The rest is for text-generation. ``cache_tokens`` is how many tokens the key-value
     cache holds, of all the answers at a time and of earlier conversations; by default as many as
     four of the longest texts, as far as memory allows. ``adapters`` are LoRA adapters by name,
     each a safetensors file or a folder of PEFT's, besides those of the bundle; a call chooses.
@@ -76,15 +77,16 @@ def load(
     bundle = open_bundle(path)
     task = task_class(bundle.manifest.task).from_manifest(bundle.manifest.task_config)
     model: Model
-    if task.generates:
+    if bundle.manifest.task == "text-generation":
         from lepton_edge.runtime.generative import open_generative
 
         model = open_generative(bundle, task, device, verify, **generating)
     else:
         if given := [name for name, value in generating.items() if value]:
-            raise InputError(f"{bundle.manifest.task} has no {given[0]}: it generates no text")
-        assert isinstance(task, Task)
-        model = _session_model(bundle, task, device, verify, profile)
+            raise InputError(
+                f"{bundle.manifest.task} has no {given[0]}: that is for text-generation"
+            )
+        model = _opened_model(bundle, task, device, verify, profile)
     try:
         if task.warm_up if warm_up is None else warm_up:
             model.warm_up()
@@ -92,6 +94,23 @@ def load(
         model.close()
         raise
     return model
+
+
+def _opened_model(
+    bundle: Bundle,
+    task: AnyTask,
+    device: str | None,
+    verify: Verify,
+    profile: Profile | Literal["beside"] | None,
+) -> Model:
+    """One that a session answers, or an encoder and a decoder."""
+    if isinstance(task, Task):
+        return _session_model(bundle, task, device, verify, profile)
+    from lepton_edge.runtime.text_to_text import open_text_to_text
+    from lepton_edge.tasks.text_to_text import TextToText
+
+    assert isinstance(task, TextToText)
+    return open_text_to_text(bundle, task, device, verify)
 
 
 def load_session(

@@ -80,8 +80,10 @@ class Completion:
     ``text`` leaves out what the model marked as its thinking, and calls of tools, which are in
     ``thinking`` and ``tool_calls``. ``finish_reason`` is ``stop`` for an answer that the model, a
     stop string or the end of a grammar ended, ``length`` for one with as many tokens as allowed,
-    ``cancelled`` otherwise. ``truncated``: the prompt lost its beginning. Of several answers to one
-    prompt this is the first, and ``choices`` has them all.
+    ``cancelled`` otherwise. ``truncated``: the prompt lost its beginning, or a text that was to be
+    translated or summarized its end. Of several answers to one prompt this is the first, and
+    ``choices`` has them all. ``score`` is that of a beam search: the log-probability of the answer
+    over its length to the power of the length penalty.
     """
 
     text: str
@@ -94,6 +96,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     truncated: bool = False
     choices: tuple[Completion, ...] = ()
+    score: float | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -122,10 +125,12 @@ class Answer:
         self._thinking: list[str] = []
         self._calls: list[ToolCall] = []
         self._tokens: list[int] = []
+        self._untold: list[int] = []  # those that no delta has told of yet
         self._logprobs: list[TokenLogprob] = []
         self._first: float | None = None
         self._last = self._began
         self._finish: Finish | None = None
+        self._score: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -147,14 +152,18 @@ class Answer:
         if chunk.tokens:
             self._first = self._first or chunk.time
             self._last = chunk.time
+        self._score = chunk.score
         self._finish = "stop" if self._stops.found else chunk.finish_reason
         if self.ended:
             pieces.append(self._rest())
         self._tokens += new
+        self._untold += new
         self._logprobs += logprobs[: len(new)]
-        delta = self._parsed("".join(pieces), tuple(new), tuple(logprobs[: len(new)]))
-        told = delta.text or delta.thinking or delta.tool_calls or delta.logprobs or self.ended
-        return delta if told else None
+        delta = self._parsed("".join(pieces), tuple(self._untold), tuple(logprobs[: len(new)]))
+        if delta.text or delta.thinking or delta.tool_calls or delta.logprobs or self.ended:
+            self._untold = []
+            return delta
+        return None
 
     def cancel(self) -> None:
         """It ends here, unless it is over."""
@@ -179,6 +188,7 @@ class Answer:
             tokens=tuple(self._tokens),
             logprobs=tuple(self._logprobs),
             truncated=self._truncated,
+            score=self._score,
         )
 
     def _rest(self) -> str:

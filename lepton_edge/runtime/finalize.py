@@ -50,7 +50,7 @@ def finalize(
     """
     bundle = open_bundle(path)
     reasons: list[str] = []
-    deferred = [each for each in candidates(bundle, device) if each.compiled.deferred]
+    deferred = [each for each in candidates(bundle, device) if each.deferred]
     here = this_machine()
     deferred.sort(key=lambda artifact: artifact.target != here)
     for artifact in deferred:
@@ -86,11 +86,23 @@ def _finalize(
     files = files_to_read(bundle, artifact)
     check_files(bundle.path, files, verify)
     cache = cache_of(files)
-    compiled = backend.finalize(
-        bundle.path / artifact.directory,
-        artifact.compiled,
-        cache,
-        device_of(artifact, device),
-        progress or (lambda share, step: None),
-    )
-    return Finalized(artifact.target, compiled, str(cache))
+    parts = artifact.parts
+    compiled = [
+        backend.finalize(
+            bundle.path / part.directory,
+            part.compiled,
+            part.cache(cache),
+            device_of(artifact, device),
+            _share(progress, place, len(parts)),
+        )
+        for place, part in enumerate(parts)
+    ]
+    return Finalized(artifact.target, any(compiled), str(cache))
+
+
+def _share(progress: Progress | None, place: int, parts: int) -> Progress:
+    """Progress of one part, as progress of all."""
+    if progress is None:
+        return lambda share, step: None
+    told = progress
+    return lambda share, step: told((place + share) / parts, step)

@@ -3,7 +3,7 @@ comes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,22 +17,19 @@ if TYPE_CHECKING:
     from lepton_edge.backend import Generator
     from lepton_edge.bundle.manifest import Manifest
     from lepton_edge.generation.request import Chunk, TokenStream
-    from lepton_edge.runtime.prompts import Prompt, Prompts
-
-_WARM_UP = "Once upon a time"
-_WARM_UP_TOKENS = 2
+    from lepton_edge.runtime.prompts import Prompt, PromptReader
 
 
 class GenerativeModel(Model):
     """A generator, a tokenizer and a task.
 
-    A prompt is a text (str), to be continued; or a conversation, a list of messages as the OpenAI
-    chat API has them (``{"role": "user", "content": "…"}``), to be answered. A list of prompts is
-    answered together. ``parameters`` are the task's own, such as ``max_tokens`` and
-    ``temperature``: `TextGenerationParameters`.
+    With text-generation, a prompt is a text (str), to be continued; or a conversation, a list of
+    messages as the OpenAI chat API has them (``{"role": "user", "content": "…"}``), to be answered.
+    With translation, summarization and text2text-generation it is a text. A list of prompts is
+    answered together. ``parameters`` are the task's own, such as ``max_tokens``.
     """
 
-    def __init__(self, manifest: Manifest, generator: Generator, prompts: Prompts) -> None:
+    def __init__(self, manifest: Manifest, generator: Generator, prompts: PromptReader) -> None:
         super().__init__(manifest)
         self.generator = generator
         self.prompts = prompts
@@ -56,7 +53,7 @@ class GenerativeModel(Model):
         if errors not in ("raise", "return"):
             raise InputError(f"errors is {errors!r}: it is raise or return")
         asked = self.task.parameters(parameters)
-        many = is_batch(inputs)
+        many = self.prompts.several(inputs)
         listed = list(inputs) if many else [inputs]
         if many and errors == "return":
             return self._completions_or_errors(listed, asked)
@@ -68,7 +65,7 @@ class GenerativeModel(Model):
 
     async def agenerate(self, inputs: Any, **parameters: Any) -> Any:
         """As `generate` with one prompt, awaited: the event loop goes on meanwhile."""
-        if is_batch(inputs):
+        if self.prompts.several(inputs):
             raise InputError("agenerate takes one prompt: gather several calls")
         async with self.stream(inputs, **parameters) as stream:
             async for _ in stream:
@@ -77,19 +74,20 @@ class GenerativeModel(Model):
 
     def stream(self, inputs: Any, **parameters: Any) -> TextStream:
         """The answer to one prompt as it comes: an iterator of `Delta`, for ``for`` and for
-        ``async for``, whose ``completion`` is the whole answer afterwards.
+        ``async for``, whose ``completion`` is the whole answer afterwards. A beam search
+        gives one delta, at its end.
 
         Leave it early through ``cancel``, or use it as a context manager: what it holds on the
         device is free at once. Raises `InputError` here, and `InferenceError` while iterating.
         """
-        if is_batch(inputs):
+        if self.prompts.several(inputs):
             raise InputError("stream takes one prompt", hint="generate takes several")
         asked = self.task.parameters(parameters)
         prompt = self.prompts.read(inputs, asked, 1)
         if len(prompt.requests) > 1:
             raise InputError(
-                f"stream gives one answer, and n is {len(prompt.requests)}",
-                hint="leave n out, or call generate",
+                f"stream gives one answer, and {len(prompt.requests)} were asked for",
+                hint="ask for one, or call generate",
             )
         ((stream,),) = self._begin([prompt])
         return stream
@@ -98,8 +96,9 @@ class GenerativeModel(Model):
         self.prompts.read(given, parameters, 1)
 
     def warm_up(self) -> None:
-        asked = self.task.parameters({"max_tokens": _WARM_UP_TOKENS, "temperature": 0.0})
-        self._read(self._begin([self.prompts.read(_WARM_UP, asked, 1)]))
+        given, parameters = self.prompts.example()
+        asked = self.task.parameters(parameters)
+        self._read(self._begin([self.prompts.read(given, asked, 1)]))
 
     def _release(self) -> None:
         self.generator.close()
@@ -216,10 +215,3 @@ def _completion(streams: Sequence[TextStream]) -> Completion:
     """A prompt's answers as one result."""
     found = [stream.completion for stream in streams]
     return found[0] if len(found) == 1 else replace(found[0], choices=tuple(found))
-
-
-def is_batch(inputs: Any) -> bool:
-    """Whether an input is a list of prompts; a conversation is a list of messages."""
-    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Sequence):
-        return False
-    return bool(inputs) and all(isinstance(each, (str, list, tuple)) for each in inputs)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lepton_edge.errors import InputError
 from lepton_edge.generation.request import Request
@@ -14,9 +14,11 @@ from lepton_edge.runtime.answers import Answer
 if TYPE_CHECKING:
     from lepton_edge.generation.replies import ReplyParser, Style
     from lepton_edge.runtime.text import TextEncoder
+    from lepton_edge.tasks.base import AnyTask
     from lepton_edge.tasks.text_generation import TextGeneration, TextGenerationParameters
 
 
+_EXAMPLE, _EXAMPLE_TOKENS = "Once upon a time", 2
 # The variable that Qwen3 gave to templates with such a switch, and others took over.
 _THINKING = "enable_thinking"
 
@@ -28,6 +30,28 @@ class Prompt:
 
     requests: tuple[Request, ...]
     answer: Callable[[], Answer]
+
+
+class PromptReader(Protocol):
+    """What turns a user's input into requests, for one opened model. Safe from many threads."""
+
+    @property
+    def task(self) -> AnyTask:
+        """What the model does."""
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Its tokenizer."""
+
+    def read(self, given: Any, asked: Any, position: int) -> Prompt:
+        """One input, with parameters as the task reads them. ``position`` is its place in a list,
+        from 1, for messages. Raises `InputError`."""
+
+    def several(self, inputs: Any) -> bool:
+        """Whether this is a list of inputs."""
+
+    def example(self) -> tuple[Any, dict[str, Any]]:
+        """An input and parameters to warm up with."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,16 @@ class Prompts:
 
             self._template = ChatTemplate(config.chat_template, config.special_tokens)
             self._style = style_of(config.chat_template)
+
+    def several(self, inputs: Any) -> bool:
+        """Whether this is a list of prompts; a conversation is a list of messages."""
+        if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Sequence):
+            return False
+        return bool(inputs) and all(isinstance(each, (str, list, tuple)) for each in inputs)
+
+    def example(self) -> tuple[str, dict[str, Any]]:
+        """A prompt and parameters to warm up with."""
+        return _EXAMPLE, {"max_tokens": _EXAMPLE_TOKENS, "temperature": 0.0}
 
     def read(self, given: Any, asked: TextGenerationParameters, position: int) -> Prompt:
         """A prompt as the user gave it. ``position`` is its place in a list, from 1, for messages.

@@ -22,8 +22,14 @@ SESSION_TASKS = {
     "fill-mask": "lepton_edge.tasks.fill_mask:FillMask",
     "feature-extraction": "lepton_edge.tasks.feature_extraction:FeatureExtraction",
 }
+TEXT_TO_TEXT_TASKS = {
+    "translation": "lepton_edge.tasks.translation:Translation",
+    "summarization": "lepton_edge.tasks.summarization:Summarization",
+    "text2text-generation": "lepton_edge.tasks.text2text_generation:Text2TextGeneration",
+}
 GENERATION_TASKS = {
     "text-generation": "lepton_edge.tasks.text_generation:TextGeneration",
+    **TEXT_TO_TEXT_TASKS,
 }
 TASKS = {**SESSION_TASKS, **GENERATION_TASKS}
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lepton_edge.backend import Tensors
     from lepton_edge.runtime.text import TextEncoder, Tokenization, Tokens
+    from lepton_edge.tasks.text_to_text import TextToTextFacts
 
 I = TypeVar("I")  # noqa: E741  (an input)
 R_co = TypeVar("R_co", covariant=True)
@@ -63,6 +64,7 @@ class Facts:
     activation: Literal["sigmoid", "identity"] | None = None
     mask_token: str | None = None
     generation: GenerationFacts | None = None
+    text_to_text: TextToTextFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from lepton_edge.backend import Graph, Session
 from lepton_edge.builder.decoder import decoder_graph
-from lepton_edge.generation.loop import SessionStepper, generate
+from lepton_edge.generation.loop import SessionStepper
+from lepton_edge.generation.request import Request
 from lepton_edge.generation.sampling import Sampling, probabilities, processed
+from lepton_edge.generation.stepping import Limits, StepGenerator
 from tests.decoders import VOCABULARY, tiny_decoder, write_onnx
 
 if TYPE_CHECKING:
@@ -48,10 +50,15 @@ class OnnxSession(Session):
 def ours(
     session: Session, prompts: Sequence[Sequence[int]], stop: Sequence[int] = (), **options: Any
 ) -> list[list[int]]:
+    """As a backend without a generator of its own answers them: as one batch."""
     stepper = SessionStepper(session, 128)
-    steps = list(generate(stepper, prompts, Sampling(**options), MORE, stop, pad_id=0))
-    rows = zip(*(step.tokens for step in steps), strict=True)
-    return [[token for token in row if token is not None] for row in rows]
+    generator = StepGenerator(stepper, Limits(8, 128, 1024), Path("tokenizer.json"), "CPU")
+    requests = [Request(each, MORE, frozenset(stop), Sampling(**options)) for each in prompts]
+    try:
+        streams = generator.submit(requests)
+        return [[token for chunk in stream for token in chunk.tokens] for stream in streams]
+    finally:
+        generator.close()
 
 
 def theirs(
@@ -133,30 +140,43 @@ def test_a_real_models_story_is_transformers_own(shared: Path, tmp_path: Path) -
     temperature=st.floats(0.05, 5),
     top_k=st.integers(0, 60),
     top_p=st.floats(0.01, 1),
+    min_p=st.floats(0, 1),
     penalty=st.floats(0.5, 2),
+    bias=st.dictionaries(st.integers(0, VOCABULARY - 1), st.floats(-9, 9), max_size=5),
 )
 @settings(deadline=None, max_examples=60)
 def test_logits_are_processed_as_by_transformers(
-    seed: int, temperature: float, top_k: int, top_p: float, penalty: float
+    seed: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    penalty: float,
+    bias: dict[int, float],
 ) -> None:
     random = np.random.default_rng(seed)
     logits = (random.standard_normal(VOCABULARY) * 4).astype(np.float32)
-    tokens = random.integers(0, VOCABULARY, 12).tolist()
-    if top_p < 1:
-        # At the very edge of top-p, rounding decides.
-        sums = np.sort(
-            probabilities(processed(logits, tokens, Sampling(temperature, top_k, 1, penalty)))
-        )
-        assume(np.abs(sums.cumsum() - (1 - top_p)).min() > 1e-5)
+    prompt, answer = random.integers(0, VOCABULARY, (2, 6)).tolist()
+    most = {"temperature": temperature, "top_k": top_k, "repetition_penalty": penalty}
+    sampling = Sampling(**most, top_p=top_p, min_p=min_p, logit_bias=bias)  # type: ignore[arg-type]
+    # At the very edge of top-p and min-p, rounding decides.
+    before = Sampling(**most, logit_bias=bias)  # type: ignore[arg-type]
+    shares = np.sort(probabilities(processed(logits, prompt, answer, before)))
+    assume(np.abs(shares.cumsum() - (1 - top_p)).min() > 1e-5)
+    assume(np.abs(shares - min_p * shares[-1]).min() > 1e-6 or min_p == 1)
+    biases = {(token,): value for token, value in bias.items()}
     warpers = transformers.LogitsProcessorList(
         [
+            *([transformers.SequenceBiasLogitsProcessor(biases)] if biases else []),
             transformers.RepetitionPenaltyLogitsProcessor(penalty),
             transformers.TemperatureLogitsWarper(temperature),
             *([transformers.TopKLogitsWarper(top_k)] if top_k else []),
             *([transformers.TopPLogitsWarper(top_p)] if top_p < 1 else []),
+            transformers.MinPLogitsWarper(min_p),
         ]
     )
-    expected = warpers(torch.tensor([tokens]), torch.from_numpy(logits)[None])[0].numpy()
-    found = processed(logits, tokens, Sampling(temperature, top_k, top_p, penalty))
+    tokens = torch.tensor([prompt + answer])
+    expected = warpers(tokens, torch.from_numpy(logits)[None])[0].numpy()
+    found = processed(logits, prompt, answer, sampling)
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

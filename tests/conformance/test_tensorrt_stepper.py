@@ -68,7 +68,7 @@ def stepper(gpu: FakeGpu, decoder: tuple[Any, Compiled, bytes]) -> Iterator[Tens
     _, compiled, data = decoder
     made = TensorRTStepper(open_engine(data, fake_trt.flavour(gpu)), compiled)
     yield made
-    made.release()
+    made.close()
     assert_all_released(gpu)
 
 
@@ -192,7 +192,7 @@ def test_tensorrt_for_rtx_compiles_nothing_for_one_length(
     (config,) = engine._engine.configs
     assert config.dynamic_shapes_kernel_specialization_strategy == "NONE"
     assert config.cuda_graph_strategy == "DISABLED"
-    stepper.release()
+    stepper.close()
     del engine, config
     assert_all_released(gpu)
 
@@ -220,7 +220,7 @@ def test_a_decoder_without_a_text_refuses_a_step(stepper: TensorRTStepper) -> No
         stepper.step(ids, mask, positions_of(mask))
     stepper.start(1)
     stepper.step(ids, mask, positions_of(mask))
-    stepper.close()
+    stepper.free()
     with pytest.raises(InferenceError, match="not started"):
         stepper.step(ids, mask, positions_of(mask))
 
@@ -230,8 +230,8 @@ def test_closing_frees_the_cache_and_a_start_makes_a_new_one(
 ) -> None:
     follow(stepper, decoder[0], 2, 5, 2)
     before = len(gpu.memory.device)
-    stepper.close()
-    stepper.close()
+    stepper.free()
+    stepper.free()
     assert before - len(gpu.memory.device) == 2 * 4  # two sets, of keys and values of two layers
     follow(stepper, decoder[0], 3, 5, 2)
 
@@ -242,10 +242,10 @@ def test_a_released_decoder_refuses_and_again_is_harmless(
     model, compiled, data = decoder
     stepper = TensorRTStepper(open_engine(data, fake_trt.flavour(gpu)), compiled)
     follow(stepper, model, 1, 3, 1)
-    stepper.release()
-    assert_all_released(gpu)
-    stepper.release()
     stepper.close()
+    assert_all_released(gpu)
+    stepper.close()
+    stepper.free()
     with pytest.raises(InferenceError, match="closed"):
         stepper.start(1)
     assert_all_released(gpu)
@@ -262,9 +262,9 @@ def test_decoders_and_their_engine_are_shared(
     assert gpu.calls["deserialize_cuda_engine"] == 1
     follow(first, model, 2, 5, 3)
     follow(second, model, 2, 6, 3)
-    first.release()
+    first.close()
     follow(second, model, 1, 6, 3)
-    second.release()
+    second.close()
     assert_all_released(gpu)
 
 
@@ -297,9 +297,9 @@ def test_each_call_that_fails_is_an_error_of_ours_and_leaves_nothing_behind(
             stepper.start(2)
             stepper.step(ids[:, :7], mask[:, :7], positions[:, :7])
             stepper.step(ids[:, 7:], mask, positions[:, 7:])
-            stepper.close()
+            stepper.free()
         finally:
-            stepper.release()
+            stepper.close()
 
     def run(**failing: int) -> tuple[FakeGpu, bool]:
         with pytest.MonkeyPatch.context() as patch:
@@ -336,7 +336,7 @@ def test_out_of_memory_names_what_was_asked_and_what_was_free(
     with pytest.raises(InferenceError, match=r"bytes of Fake GPU 0's memory were asked for, and"):
         follow(stepper, model, ROWS, NEW, TOTAL - NEW)
     follow(stepper, model, 1, 5, 1)
-    stepper.release()
+    stepper.close()
     assert_all_released(gpu)
 
 

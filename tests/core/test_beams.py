@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from lepton_edge.backend import Session, TensorSpec, check_feeds
 from lepton_edge.errors import InferenceError, InputError
-from lepton_edge.generation.beams import EncoderDecoder, Hypothesis, beam_search, greedy
+from lepton_edge.generation.beams import EncoderDecoder, beam_search, greedy
 from lepton_edge.generation.decoding import Decoding
+from lepton_edge.generation.hypotheses import Hypothesis
 
 if TYPE_CHECKING:
     from lepton_edge.backend import Tensors

@@ -27,7 +27,7 @@ from lepton_edge_tensorrt.options import TensorRTOptions
 
 import lepton_edge
 from lepton_edge import Bundle, Recipe
-from lepton_edge.backend import Compiled, Graph, Precision
+from lepton_edge.backend import Aside, Compiled, Graph, Precision
 from lepton_edge.builder.decoder import decoder_graph
 from lepton_edge.errors import InferenceError, LeptonWarning
 from lepton_edge.generation.loop import generate
@@ -190,7 +190,7 @@ def test_generating_is_torchs_greedy(tmp_path: Path) -> None:
     model = tiny_decoder("llama")
     graph = dataclasses.replace(decoder_graph(model), largest={"length": 32, "total": 128})
     directory, compiled = compile_graph(graph, "fp32", tmp_path)
-    stepper = TensorRTBackend().stepper(directory, compiled)
+    stepper = TensorRTBackend().prove_steps(directory, compiled, Aside())
     prompts = [list(range(3, 50)), [7, 8], [40]]  # the first is longer than a step takes
     try:
         for given in (prompts, prompts[1:2]):
@@ -205,7 +205,7 @@ def test_generating_is_torchs_greedy(tmp_path: Path) -> None:
                 )
                 assert text == expected[0].tolist()
     finally:
-        stepper.release()
+        stepper.close()
     assert cuda.live() == cuda.Live(0, 0)
 
 

@@ -47,7 +47,7 @@ class OpenVINOStepper:
         import numpy as np
 
         if self._request is None or not self._rows:
-            raise InferenceError("the decoder has no text: it was not started, or was closed")
+            raise InferenceError("the decoder has no text: it was not started, or was freed")
         feeds = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -63,8 +63,12 @@ class OpenVINOStepper:
         last: NDArray[np.float32] = logits if logits.ndim == 2 else logits[:, -1]
         return last.astype(np.float32)  # a copy: the request's own memory is written again
 
-    def close(self) -> None:
-        """Free the cache. Closing twice is harmless; `start` makes a new one."""
+    def free(self) -> None:
+        """Free the cache; `start` makes a new one. Harmless where there is none."""
         if self._request is not None and self._rows:
             self._request.reset_state()
             self._rows = 0
+
+    def close(self) -> None:
+        """Release all that it holds. Closing twice is harmless."""
+        self._request = None

@@ -14,6 +14,8 @@ from lepton_edge.backend import (
     Backend,
     Compiled,
     Device,
+    Generation,
+    Generator,
     Graph,
     Precision,
     Probe,
@@ -30,11 +32,11 @@ from lepton_edge_tensorrt.options import TensorRTOptions
 from lepton_edge_tensorrt.plan import ENGINE, ONNX, BuildPlan, read_plan
 
 if TYPE_CHECKING:
+    from lepton_edge.generation.loop import Stepper
     from lepton_edge.target import Target
     from lepton_edge_tensorrt.cuda import Gpu
     from lepton_edge_tensorrt.engine import Engine
     from lepton_edge_tensorrt.session import TensorRTSession
-    from lepton_edge_tensorrt.stepper import TensorRTStepper
 
 # An engine has the graph's weights, and kernels.
 _ENGINE_PER_BYTE = 1.25
@@ -107,18 +109,31 @@ class TensorRTBackend(Backend):
 
         return TensorRTSession(self._engine(directory, compiled, device, cache), compiled)
 
-    def stepper(
+    def prove_steps(self, directory: Path, compiled: Compiled, aside: Aside) -> Stepper:
+        """On a GPU that the engine was compiled for; else of its graph through ONNX Runtime."""
+        from lepton_edge.generation.loop import SessionStepper
+        from lepton_edge_tensorrt.proof import ProofSession
+        from lepton_edge_tensorrt.stepper import TensorRTStepper
+
+        if aside.scratch is None or _is_for_this_gpu(directory, compiled):
+            return TensorRTStepper(self._engine(directory, compiled, None, None), compiled)
+        length = read_plan(directory).max_length
+        return SessionStepper(ProofSession(aside.scratch / ONNX, compiled), length)
+
+    def load_generator(
         self,
         directory: Path,
         compiled: Compiled,
+        generation: Generation,
         device: str | None = None,
         cache: Path | None = None,
-    ) -> TensorRTStepper:
-        """Open a decoder's artifact to generate with, its cache on the GPU; arguments and errors as
-        those of `load`."""
+    ) -> Generator:
+        from lepton_edge_tensorrt.generator import check_generation, open_generator
         from lepton_edge_tensorrt.stepper import TensorRTStepper
 
-        return TensorRTStepper(self._engine(directory, compiled, device, cache), compiled)
+        check_generation(generation)
+        engine = self._engine(directory, compiled, device, cache)
+        return open_generator(TensorRTStepper(engine, compiled), compiled, generation)
 
     def _engine(
         self, directory: Path, compiled: Compiled, device: str | None, cache: Path | None

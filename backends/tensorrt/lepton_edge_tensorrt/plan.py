@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lepton_edge.errors import BackendError
+from lepton_edge.generation.tensors import past_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,6 +55,12 @@ class BuildPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Compute capabilities that it is compiled for ahead of time; none for the GPU at hand."""
     memory: int
     """Estimated peak memory of the compilation, in bytes."""
+
+    @property
+    def max_length(self) -> int:
+        """Of a decoder: the most tokens of a text, those in its cache and a new one."""
+        name = past_names(1)[0]
+        return max(profile[name].largest[2] for profile in self.profiles) + 1
 
     def encoded(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=2) + b"\n"

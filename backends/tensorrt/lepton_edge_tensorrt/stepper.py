@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lepton_edge.backend import Compiled
+    from lepton_edge.backend import Compiled, Setting
     from lepton_edge_tensorrt.engine import Engine
 
 # Tokens that the cache has room for at first.
@@ -30,8 +30,8 @@ class TensorRTStepper:
     appended, and then they change places. So it is never copied, not where it grows either: what
     grows is the set that is about to be written.
 
-    It takes over the engine. `close` frees the cache, and `start` makes a new one; `release` ends
-    it for good. Safe from many threads, though a text is one thread's.
+    It takes over the engine. `free` frees the cache, and `start` makes a new one; `close` ends it
+    for good. Safe from many threads, though a text is one thread's.
     """
 
     def __init__(self, engine: Engine, compiled: Compiled) -> None:
@@ -42,6 +42,12 @@ class TensorRTStepper:
         self._batch = self._length = 0
         self._stream: Stream | None = None
         device = engine.device
+        self.device = device.gpu.label
+        self.details: dict[str, Setting] = {
+            "compute": str(compiled.settings.get("compute", "")),
+            "flavour": str(engine.flavour),
+            "gpu": device.gpu.name,
+        }
         self._host = {name: Buffer(device, pinned=True) for name in (*_TOKENS, LOGITS)}
         self._device_side = {name: Buffer(device) for name in (*_TOKENS, LOGITS)}
         self._scratch = Buffer(device)
@@ -65,12 +71,32 @@ class TensorRTStepper:
             for ranges in self._engine.profiles
         )
 
+    @property
+    def max_batch(self) -> int:
+        """The most rows."""
+        return max(ranges[INPUT_IDS].largest[0] for ranges in self._engine.profiles)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What one token of one row takes in both sets of the cache."""
+        largest = self._engine.profiles[0]
+        items = {name: self._engine.inputs[name].item for name in self._past}
+        return 2 * sum(
+            largest[name].largest[1] * largest[name].largest[3] * item
+            for name, item in items.items()
+        )
+
+    def free_memory(self) -> int:
+        """Bytes of the GPU that are left for the cache. Raises `BackendError`."""
+        scratch = max(map(self._engine.scratch, range(len(self._engine.profiles))))
+        with failures(BackendError, "ask for the GPU's memory"), self._engine.device.current():
+            return max(self._engine.device.memory()[0] - scratch, 0)
+
     def start(self, batch: int) -> None:
         """Begin new texts, this many rows, with an empty cache. Raises `InferenceError`."""
-        most = max(ranges[INPUT_IDS].largest[0] for ranges in self._engine.profiles)
-        if not 0 < batch <= most:
+        if not 0 < batch <= self.max_batch:
             raise InferenceError(
-                f"cannot generate {batch} texts at once: the engine takes 1 to {most}",
+                f"cannot generate {batch} texts at once: the engine takes 1 to {self.max_batch}",
                 hint="give fewer, or build with backends: {tensorrt: {max_batch: …}} in the recipe",
             )
         with self._lock:
@@ -105,16 +131,17 @@ class TensorRTStepper:
                     logits = self._run(feeds)
         return logits
 
-    def close(self) -> None:
-        """Free the cache. Closing twice is harmless; `start` makes a new one."""
+    def free(self) -> None:
+        """Free the cache; `start` makes a new one. Harmless where there is none."""
         with self._lock:
             if self._stream is not None:
                 self._batch = 0
                 with self._engine.device.current(closing=True):
                     self._free_cache()
 
-    def release(self) -> None:
-        """Free all that it has on the GPU, and the engine if no other uses it. Once is enough."""
+    def close(self) -> None:
+        """Free all that it has on the GPU, and the engine if no other uses it. Closing twice is
+        harmless."""
         with self._lock:
             if self._stream is None:
                 return
@@ -137,7 +164,7 @@ class TensorRTStepper:
         self, ids: NDArray[np.int64], mask: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> None:
         if not self._batch:
-            raise InferenceError("the decoder has no text: it was not started, or was closed")
+            raise InferenceError("the decoder has no text: it was not started, or was freed")
         new = ids.shape[1]
         total = self._length + new
         wanted = ((self._batch, new), (self._batch, total), (self._batch, new))

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lepton_edge.builder.quality.logits import (
+    Difference,
+    losses_of,
+    max_ratio,
+    min_equal,
+    perplexity,
+    sound,
+)
 from lepton_edge.builder.quality.rows import read_data
 from lepton_edge.builder.sentences import PROSE
 from lepton_edge.bundle.manifest import GenerationQuality, Parity
-from lepton_edge.errors import InputError, ParityError, QualityError
+from lepton_edge.errors import InputError, QualityError
 from lepton_edge.generation.loop import generate
 from lepton_edge.generation.sampling import Sampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lepton_edge.backend import Setting
     from lepton_edge.builder.causal_lm import CausalLM
     from lepton_edge.generation.loop import Stepper
     from lepton_edge.recipe import Quality
@@ -30,10 +37,6 @@ _ROWS, _LENGTH = 4, 128
 _PROMPT, _CONTINUED = 16, 64
 # Logits of the original that are kept to compare with; over a large vocabulary each has a megabyte.
 _KEPT_BYTES = 64 * 2**20
-
-_MAX_RATIO = {"fp32": 1.001, "int8-weights": 1.05, "int4-weights": 1.5}
-_ANY_RATIO = 1.02
-_MIN_EQUAL = {"fp32": 0.9}
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def refer(original: CausalLM, sample: Sample, room: int) -> Reference:
                 "the original's own answers are not numbers: NaN or infinite",
                 hint="its weights may be damaged, or do not fit its 16-bit format",
             )
-        losses.append(_losses(logits[:-1], row[1:]))
+        losses.append(losses_of(logits[:-1], row[1:]))
         count = max(_KEPT_BYTES // (len(windows) * logits.shape[1] * 4), 1)
         kept.append(logits[: min(count, len(row) - 1)].copy())
         last = logits[-1].copy() if last is None else last
@@ -141,15 +144,12 @@ def measure(
         GenerationQuality(
             tokens=losses.size,
             data=sample.data,
-            perplexity=_perplexity(losses),
-            original_perplexity=_perplexity(reference.losses) if reference else None,
-            max_perplexity_ratio=limits.max_perplexity_ratio
-            or _MAX_RATIO.get(precision, _ANY_RATIO),
+            perplexity=perplexity(losses),
+            original_perplexity=perplexity(reference.losses) if reference else None,
+            max_perplexity_ratio=max_ratio(limits.max_perplexity_ratio, precision),
             equal_tokens=_continued(stepper, sample, reference, pad_id) if reference else None,
             greedy_tokens=sum(map(len, reference.greedy)) if reference else 0,
-            min_equal_tokens=limits.min_equal_tokens
-            if limits.min_equal_tokens is not None
-            else _MIN_EQUAL.get(precision, 0.0),
+            min_equal_tokens=min_equal(limits.min_equal_tokens, precision),
         ),
     )
 
@@ -189,60 +189,32 @@ def _predicted(stepper: Stepper, sample: Sample, difference: _Difference) -> NDA
     for place in range(length - 1):
         step = np.ascontiguousarray(windows[:, place : place + 1])
         seen = np.ascontiguousarray(mask[:, : place + 1])
-        logits = _sound(stepper.step(step, seen, np.full((rows, 1), place)))
-        losses[:, place] = _losses(logits, windows[:, place + 1])
+        logits = sound(stepper.step(step, seen, np.full((rows, 1), place)))
+        losses[:, place] = losses_of(logits, windows[:, place + 1])
         difference.add_step(place, logits)
     # And a whole text in one step, as a prompt is: one, as some compute the logits of all of it.
     stepper.start(1)
-    logits = _sound(stepper.step(windows[:1], mask[:1], np.arange(length)[None]))
+    logits = sound(stepper.step(windows[:1], mask[:1], np.arange(length)[None]))
     difference.add_last(logits[0])
     return losses
 
 
-def _perplexity(losses: NDArray[np.float64]) -> float:
-    return float(np.exp(losses.mean()))
-
-
-class _Difference:
-    """Compiled and original logits beside each other, row by row."""
+class _Difference(Difference):
+    """Of a decoder's steps, beside those kept of the original."""
 
     def __init__(self, reference: Reference | None) -> None:
+        super().__init__()
         self._reference = reference
-        self._largest = self._sum = 0.0
-        self._count = self._equal = 0
-        self._cosines: list[float] = []
 
     def add_step(self, place: int, found: NDArray[np.float32]) -> None:
         """Logits [rows, vocabulary] after the token at a place; those kept of the original."""
         if self._reference and place < self._reference.logits.shape[1]:
-            self._add(found, self._reference.logits[:, place])
+            self.add(found, self._reference.logits[:, place])
 
     def add_last(self, found: NDArray[np.float32]) -> None:
         """Logits [vocabulary] after the whole first row."""
         if self._reference:
-            self._add(found[None], self._reference.last[None])
-
-    def _add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
-        error = np.abs(found - wanted)
-        self._largest = max(self._largest, float(error.max()))
-        self._sum += float(error.sum(dtype=np.float64))
-        self._count += error.size
-        self._equal += int((found.argmax(axis=-1) == wanted.argmax(axis=-1)).sum())
-        a, b = found.astype(np.float64), wanted.astype(np.float64)
-        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-        self._cosines += ((a * b).sum(axis=-1) / np.maximum(norms, 1e-30)).tolist()
-
-    def parity(self, texts: int, details: Mapping[str, Setting]) -> Parity:
-        return Parity(
-            texts=texts,
-            max_error=self._largest,
-            mean_error=self._sum / self._count,
-            min_cosine=min(self._cosines),
-            mean_cosine=sum(self._cosines) / len(self._cosines),
-            equal_labels=self._equal / len(self._cosines),
-            compute=str(details.get("compute", "")),
-            through=str(details.get("through", "")),
-        )
+            self.add(found[None], self._reference.last[None])
 
 
 def _continued(stepper: Stepper, sample: Sample, reference: Reference, pad_id: int) -> float:
@@ -260,28 +232,3 @@ def _continued(stepper: Stepper, sample: Sample, reference: Reference, pad_id: i
         for a, b in zip(row, wanted, strict=True)
     ]
     return sum(int(a == b) for a, b in pairs) / len(pairs)
-
-
-def _sound(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(logits).all():
-        raise ParityError(
-            "the compiled model's logits are not numbers: NaN or infinite",
-            hint="a number overflows at this precision: build with precision: fp32 or bf16",
-        )
-    if not logits.any():
-        raise ParityError(
-            "the compiled model's logits are all zero", hint="build with precision: fp32"
-        )
-    return logits
-
-
-def _losses(logits: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-    """-log softmax(logits)[token] of each row."""
-    # A row at a time: over a large vocabulary, float64 of all of them is hundreds of MiB.
-    return np.array([_loss(row, token) for row, token in zip(logits, tokens, strict=True)])
-
-
-def _loss(logits: NDArray[np.float32], token: np.int64) -> float:
-    wide = logits.astype(np.float64)
-    largest = wide.max()
-    return float(np.log(np.exp(wide - largest).sum()) + largest - wide[token])

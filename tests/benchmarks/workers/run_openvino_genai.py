@@ -17,6 +17,8 @@ import openvino
 import openvino_genai
 from generation_worker import Answer, Generate, serve
 
+_NO_TOKEN = 2**31 - 1  # that no vocabulary has
+
 
 def load() -> Generate:
     folder, settings = sys.argv[1], json.loads(sys.argv[2])
@@ -82,6 +84,9 @@ def _greedy(tokens: int) -> openvino_genai.GenerationConfig:
     config = openvino_genai.GenerationConfig()
     config.max_new_tokens = tokens
     config.ignore_eos = True
+    # A folder without a config.json names no such token, which is then -1, and refused.
+    config.eos_token_id = _NO_TOKEN
+    config.stop_token_ids = {_NO_TOKEN}
     return config
 
 
