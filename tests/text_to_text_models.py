@@ -25,9 +25,9 @@ def save_text_to_text(folder: Path, family: str, **changes: Any) -> Path:
     configuration; those of `generation_config.json` are under ``generation``."""
     generation = changes.pop("generation", {})
     tokenizer = TOKENIZERS[family](folder)
-    architecture = "m2m_100" if family == "nllb" else family.split("-")[0]
+    architecture = "m2m_100" if family == "nllb" else family.split("-", maxsplit=1)[0]
     tokens: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": max(tokenizer.get_vocab().values()) + 1,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "decoder_start_token_id": tokenizer.eos_token_id,

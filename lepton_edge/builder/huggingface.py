@@ -20,6 +20,7 @@ from lepton_edge.builder.source import LoadedSource, first_line, hash_weights
 from lepton_edge.builder.tokenizers import (
     SourceTokenizer,
     check_vocabulary,
+    language_tokenizer,
     lowered,
     tokenizer_from_folder,
     transformers_tokenizer,
@@ -71,6 +72,7 @@ def load_folder(
     )
     if task in TEXT_TO_TEXT_TASKS:
         own = transformers_tokenizer(folder, trust_remote_code)
+        own = language_tokenizer(folder, own)
         return _text_to_text(folder, config, task, source, tokenizer, own)
     check_task(config, task)
     if task_class(task).generates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,10 @@ from lepton_edge.tasks.text_to_text import Frame, Language
 # As NLLB (eng_Latn) and mBART (en_XX) name languages.
 _CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
 _PROBES = ("Hello.", "a b")
+_SAVE_HINT = (
+    "save the tokenizer again with this transformers: "
+    "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def learn_frames(
 
     inner: Any = Tokenizer.from_str(own)
     with quiet():  # it warns of texts that are longer than the model's
-        frame = _frame(tokenizer, inner, SENTENCES)
+        frame = _frame(tokenizer, lambda text: _plain(inner, text), SENTENCES)
     if codes := getattr(tokenizer, "supported_language_codes", None):  # Marian's: >>fra<<
         marks = {code.strip("><"): tokenizer.convert_tokens_to_ids(code) for code in codes}
         return Frames(frame, {code: Language(mark=(mark,)) for code, mark in marks.items()})
@@ -51,7 +55,8 @@ def learn_frames(
     }
     if not ids:
         return Frames(frame)
-    languages = _languages(tokenizer, inner, ids)
+    _check_same(tokenizer, inner, ids)
+    languages = _languages(tokenizer, ids)
     start, first = generation.get("decoder_start_token_id"), generation.get("forced_bos_token_id")
     by_id: dict[Any, str] = {number: code for code, number in ids.items()}
     if start in by_id:  # mBART's first models: the decoder starts with the language itself
@@ -81,24 +86,43 @@ def _codes(tokenizer: Any) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
-def _languages(tokenizer: Any, inner: Any, ids: Mapping[str, int]) -> dict[str, Language]:
+def _check_same(tokenizer: Any, inner: Any, ids: Mapping[str, int]) -> None:
+    """Raise `SourceError` where a language has another token in the bundle's tokenizer."""
+    for code, number in ids.items():
+        if inner.id_to_token(number) != tokenizer.convert_ids_to_tokens(number):
+            raise SourceError(
+                f"the language {code} has the token {number}, which is "
+                f"{inner.id_to_token(number)!r} in tokenizer.json",
+                hint=_SAVE_HINT,
+            )
+
+
+def _languages(tokenizer: Any, ids: Mapping[str, int]) -> dict[str, Language]:
+    def plain(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
     before = tokenizer.src_lang
     languages = {}
     try:
         for code, number in ids.items():
             tokenizer.src_lang = code
-            languages[code] = Language(_frame(tokenizer, inner, _PROBES), first=number)
+            languages[code] = Language(_frame(tokenizer, plain, _PROBES), first=number)
     finally:
         tokenizer.src_lang = before
     return languages
 
 
-def _frame(tokenizer: Any, inner: Any, texts: tuple[str, ...]) -> Frame:
-    """What is around each of these texts. Raises `SourceError` where it is not the same."""
+def _plain(inner: Any, text: str) -> list[int]:
+    return list(inner.encode(text, add_special_tokens=False).ids)
+
+
+def _frame(tokenizer: Any, plain: Callable[[str], list[int]], texts: tuple[str, ...]) -> Frame:
+    """What is around each of these texts, whose own tokens ``plain`` gives. Raises `SourceError`
+    where they are not there."""
     frames: set[Frame] | None = None
     for text in texts:
         whole = list(tokenizer(text).input_ids)
-        own = inner.encode(text, add_special_tokens=False).ids
+        own = plain(text)
         found = {
             Frame(tuple(whole[:start]), tuple(whole[start + len(own) :]))
             for start in range(len(whole) - len(own) + 1)
@@ -111,8 +135,7 @@ def _frame(tokenizer: Any, inner: Any, texts: tuple[str, ...]) -> Frame:
             raise SourceError(
                 f"the model's tokenizer cuts {text!r} into other tokens than the tokenizer.json "
                 f"made of it: {whole[:12]} beside {own[:12]}",
-                hint="save the tokenizer again with this transformers: "
-                "AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+                hint=_SAVE_HINT,
             )
     if frames is None:
         raise SourceError(

@@ -14,6 +14,7 @@ from lepton_edge.backend import Aside, Backend, Compiled, Graph, Session
 from lepton_edge.builder import parity
 from lepton_edge.builder.generator_build import check_limits, check_recipe
 from lepton_edge.builder.quality import generation, text_to_text
+from lepton_edge.builder.quiet import quiet
 from lepton_edge.builder.seq2seq import Seq2SeqLM
 from lepton_edge.bundle import TOKENIZER, describe_files
 from lepton_edge.bundle.hashing import digest_of
@@ -63,7 +64,8 @@ class TextToTextBuild:
             self._reader(work), self._original, plan.recipe.quality, plan.recipe.parity.sample
         )
         say("running the original")
-        reference = text_to_text.refer(self._original, sample)
+        with quiet():
+            reference = text_to_text.refer(self._original, sample)
         graphs: dict[Attention, tuple[Graph, Graph]] = {}
         found = []
         for target, backend in self._targets:

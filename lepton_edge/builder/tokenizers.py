@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lepton_edge.builder.folder import read_json
 from lepton_edge.builder.quiet import quiet
 from lepton_edge.builder.sentencepiece_tokenizers import converted, is_convertible
 from lepton_edge.errors import SourceError
@@ -77,6 +78,27 @@ def transformers_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any
             hint="it needs a tokenizer.json: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
         ) from error
     return tokenizer
+
+
+def language_tokenizer(folder: Path, tokenizer: Any) -> Any:
+    """Where `AutoTokenizer` gave a tokenizer of no class in particular, as it does for NLLB: one of
+    the class that the folder names, if that is of those that are told a text's language. Else the
+    same. Raises `SourceError`."""
+    import transformers
+
+    file = folder / "tokenizer_config.json"
+    named = read_json(file, dict).get("tokenizer_class") if file.is_file() else None
+    kind = getattr(transformers, str(named).removesuffix("Fast"), None)
+    if isinstance(tokenizer, kind or object) or not hasattr(kind, "set_src_lang_special_tokens"):
+        return tokenizer
+    try:
+        with quiet():
+            return kind.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # as above
+        raise SourceError(
+            f"the tokenizer in {folder} cannot be read as {named}: {error}",
+            hint="it needs a tokenizer.json: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+        ) from error
 
 
 def tokenizer_from_file(file: Path) -> SourceTokenizer:

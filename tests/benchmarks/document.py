@@ -17,7 +17,7 @@ from tests.benchmarks.results import Report, Result
 from tests.benchmarks.targets import Target
 from tests.benchmarks.workspace import REPOSITORY
 
-_MADE = "<!-- Written by `make bench`: change tests/benchmarks/ and run it again. -->"
+_MADE = "<!-- Written by `{}`: change tests/benchmarks/ and run it again. -->"
 
 
 def write(path: Path) -> Path:
@@ -113,14 +113,15 @@ def _index(folder: Path) -> str:
         )
     return "\n".join(
         [
-            _MADE,
+            _MADE.format("make bench"),
             "",
             "# Benchmarks",
             "",
             "Speed, size and accuracy of lepton-edge, beside other ways to run the same models. "
-            "`make bench`, `make precisions`, `make gains` and `make engines` measure again (a "
-            "quarter of an hour each; a quiet machine helps) and write these pages. Each page has "
-            "a JSON file of the same name with every raw figure.",
+            "`make bench`, `make precisions`, `make gains`, `make engines` and `make generation` "
+            "measure again (a quarter of an hour each, the last one half an hour; a quiet machine "
+            "helps) and write these pages. Each page has a JSON file of the same name with every "
+            "raw figure.",
             "",
             "Ratios carry over from one machine to another better than seconds do, so the targets "
             "are ratios, and both sides of a ratio are measured in turn in the same run.",
@@ -133,13 +134,14 @@ def _index(folder: Path) -> str:
 
 def _page(report: Report, path: Path) -> str:
     lines = [
-        _MADE,
+        _MADE.format(report.made),
         "",
         f"# {path.stem}",
         "",
         f"{report.model} on {report.date[:10]}, at commit {report.commit}. "
         f"Raw figures: [{path.name}]({path.name}).",
         "",
+        *(line for remark in report.remarks for line in (remark, "")),
         *_summary(report),
         "",
         "## Machine",
@@ -173,7 +175,8 @@ def _summary(report: Report) -> list[str]:
     lines = _table(["target", "limit", "measured", ""], rows)
     missed = [
         f"- {entry.case}, beside {entry.other}: {wording.times(entry.ratio.median)}, and the "
-        f"target is {entry.limit.relation} {entry.limit.value:.2f}x. Why: {entry.if_missed}."
+        f"target is {entry.limit.relation} {entry.limit.value:.2f}x."
+        + (f" Why: {entry.if_missed}." if entry.if_missed else "")
         for result in report.results
         for entry in result.comparisons
         if entry.limit and not entry.met
@@ -202,15 +205,15 @@ def _machine(report: Report) -> list[str]:
 def _result(result: Result) -> list[str]:
     lines: list[str] = []
     if result.comparisons:
-        header = [name or "verdict" for name in wording.COMPARISON_HEADER]
+        header = [name or "verdict" for name in wording.comparison_header(result)]
         rows = [wording.comparison(entry) for entry in result.comparisons]
         lines += _table(header, rows)
         counts = {len(entry.ours) for entry in result.comparisons}
         pairs = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
         lines += [
             "",
-            f"Medians of {pairs} pairs; the ratio is lepton-edge over the other, with its 10th "
-            "and 90th percentile.",
+            f"Medians of {pairs} pairs; the ratio is {result.columns[0]} over the "
+            f"{result.columns[1]}, with its 10th and 90th percentile.",
         ]
     if result.sizes:
         rows = [

@@ -4,14 +4,15 @@ llama.cpp on a GGUF file and openvino-genai on a stateful IR, each in a process 
 opens the model once. They are asked in turn (A B A B ...): what disturbs the machine for a while
 disturbs them alike, and their ratios less than their figures.
 
-A worker of lepton-edge answers in the same way (`workers/generation_worker.py` says how) and is one
-more `Worker`.
+`tests.benchmarks.generation` asks lepton-edge in the same way; `workers/generation_worker.py` says
+how a worker is asked.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import select
 import subprocess
 import sys
 import tempfile
@@ -35,10 +36,12 @@ from tests.benchmarks.shapes import QWEN, SHAPES
 from tests.benchmarks.terminal import Terminal
 
 ROUNDS = 5
+OURS = "lepton-edge"
 
 _WORKERS = Path(__file__).parent / "workers"
 _SETTLE = 0.2  # s: the threads of llama.cpp's OpenMP spin for a while after a step
 _ENDING = 10.0  # s
+_PATIENCE = 300.0  # s, for one line of a worker's
 _FIRST_IDS = 256  # a vocabulary begins with the bytes
 _SEED = 20261123
 
@@ -59,7 +62,7 @@ class Worker:
 
     Its processor time counts as this process's once it has ended: end the workers before asking a
     `Watch` what others took. Raises `SystemExit`, with the end of what it wrote to its log, where
-    the process ends by itself.
+    the process ends by itself, or gives nothing for five minutes.
     """
 
     def __init__(self, name: str, command: Sequence[str | Path], *, several: bool = False) -> None:
@@ -116,6 +119,10 @@ class Worker:
 
     def _line(self) -> bytes:
         assert self._process.stdout
+        # A line is an answer: between two there is nothing in the buffer that hides the pipe.
+        if not select.select([self._process.stdout], [], [], _PATIENCE)[0]:
+            self._process.kill()
+            raise SystemExit(f"{self.name} gave nothing for {_PATIENCE:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._ended()
@@ -184,6 +191,12 @@ def openvino_genai(
     )
 
 
+def lepton_edge(bundle: Path, name: str = OURS, **options: Any) -> Worker:
+    """lepton-edge's own API; ``options`` are those of `lepton_edge.load`."""
+    command = [sys.executable, _WORKERS / "run_lepton_edge.py", bundle, json.dumps(options)]
+    return Worker(name, command, several=True)
+
+
 @dataclass(frozen=True)
 class Case:
     """What is asked, and the figure of an answer: ``first`` is when the first token was there;
@@ -236,7 +249,7 @@ def measure(
     found: Figures = {case.name: {worker.name: [] for worker in workers} for case in cases}
     for number in range(rounds + 1):
         for case in cases:
-            prompts = _prompts(case, number, vocabulary)
+            prompts = prompts_of(case, number, vocabulary)
             for worker in workers:
                 step(f"{case.name}: {worker.name}")
                 time.sleep(_SETTLE)
@@ -272,7 +285,8 @@ def compare(
     ]
 
 
-def _prompts(case: Case, number: int, vocabulary: int) -> list[list[int]]:
+def prompts_of(case: Case, number: int, vocabulary: int) -> list[list[int]]:
+    """What a round asks: ids below ``vocabulary``, the same each time that it is called."""
     chance = Random(f"{_SEED} {case.name} {number}")
     return [
         [chance.randrange(_FIRST_IDS, vocabulary) for _ in range(case.prompt)]

@@ -72,13 +72,15 @@ class Result(msgspec.Struct, frozen=True):
     """One benchmark. It compares, or it adds up ``sizes`` up to ``size_limit``.
 
     ``load`` is the load average (1 minute) when it began, and ``others`` the share of all
-    processors' time that other processes took while it ran.
+    processors' time that other processes took while it ran. ``columns`` names both sides of its
+    comparisons.
     """
 
     name: str
     title: str
     how: str
     comparisons: list[Comparison] = []
+    columns: tuple[str, str] = ("lepton-edge", "other")
     sizes: list[Size] = []
     size_limit: Limit | None = None
     if_missed: str = ""
@@ -93,7 +95,8 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A whole run. ``load``: the load averages of 1, 5 and 15 minutes at its start."""
+    """A whole run. ``load``: the load averages of 1, 5 and 15 minutes at its start. ``made``: the
+    command that makes it. ``remarks``: what a reader has to know of how this run was made."""
 
     date: str
     commit: str
@@ -103,6 +106,8 @@ class Report(msgspec.Struct, frozen=True):
     machine: Machine
     versions: dict[str, str]
     results: list[Result]
+    made: str = "make bench"
+    remarks: list[str] = []
     schema: int = SCHEMA
 
 

@@ -86,7 +86,7 @@ class Terminal:
 
 def _comparisons(result: Result) -> Table:
     table = Table(title=result.title, title_justify="left", box=SIMPLE)
-    for name in wording.COMPARISON_HEADER:
+    for name in wording.comparison_header(result):
         table.add_column(name, justify="left" if name in wording.LEFT else "right")
     for entry in result.comparisons:
         cells = wording.comparison(entry)

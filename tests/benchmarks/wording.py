@@ -6,12 +6,15 @@ from lepton_edge.benchmark.statistics import DISTURBED, NOISY, percentile
 from lepton_edge.benchmark.wording import figure, times
 from tests.benchmarks.results import Comparison, Detail, Result
 
-COMPARISON_HEADER = ("case", "beside", "lepton-edge", "other", "ratio", "10–90 %", "target", "")
 LEFT = ("case", "beside", "target", "")
 
 
+def comparison_header(result: Result) -> list[str]:
+    return ["case", "beside", *result.columns, "ratio", "10–90 %", "target", ""]
+
+
 def comparison(entry: Comparison) -> list[str]:
-    """The cells of `COMPARISON_HEADER`."""
+    """The cells of `comparison_header`."""
     ratio = entry.ratio
     ours, theirs = percentile(entry.ours, 0.5), percentile(entry.theirs, 0.5)
     limit = f"{entry.limit.relation} {entry.limit.value:.2f}x" if entry.limit else ""

@@ -168,7 +168,7 @@ def reciting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Generator]:
         "gpt2",
         vocab_size=len(VOCABULARY),
         n_embd=size,
-        n_layer=1,
+        n_layer=2,
         n_head=8,
         n_inner=8,
         n_positions=size,

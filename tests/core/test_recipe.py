@@ -387,11 +387,11 @@ def test_a_long_value_is_cut_in_the_message() -> None:
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ("{}", "give one of path, hub and onnx; given: none"),
-        ("{path: a, onnx: b}", "give one of path, hub and onnx; given: path, onnx"),
+        ("{}", "give one of path, hub, onnx, openvino_ir; given: none"),
+        ("{path: a, onnx: b}", "give one of path, hub, onnx, openvino_ir; given: path, onnx"),
         (
             f"{{path: a, hub: o/n, onnx: b, revision: {REVISION}}}",
-            "give one of path, hub and onnx; given: path, hub, onnx",
+            "give one of path, hub, onnx, openvino_ir; given: path, hub, onnx",
         ),
         ("{hub: o/n}", "a hub model needs its revision: a commit, 40 hexadecimal digits"),
         (f"{{path: a, revision: {REVISION}}}", "revision goes with hub"),
