@@ -24,11 +24,20 @@ from lepton_edge.backend import Compiled, TensorSpec
 from lepton_edge.builder.quality.metrics import METRICS
 from lepton_edge.bundle import manifest
 from lepton_edge.cli import main as cli
-from lepton_edge.tasks import TASKS, task_class
+from lepton_edge.generation.decoding import Decoding
+from lepton_edge.tasks import TASKS, TEXT_TO_TEXT_TASKS, task_class
 from lepton_edge.tasks.base import AnyTask
+from lepton_edge.tasks.text_to_text import Frame, Language
+from lepton_edge.tasks.translation import Pair
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n"
+
+
+_MORE = {
+    False: "[More about generating text](generation.md)",
+    True: "[More about translating and summarizing](text-to-text.md)",
+}
 
 
 def pages() -> dict[str, str]:
@@ -93,7 +102,7 @@ def _tasks() -> str:
             parts += [
                 "### Quality\n",
                 "The build compares perplexity and greedy tokens with the original's: `quality` in",
-                "[recipes](recipes.md). [More about generating text](generation.md).\n",
+                f"[recipes](recipes.md). {_MORE[name in TEXT_TO_TEXT_TASKS]}.\n",
             ]
             continue
         parts += ["### Metrics\n", "| metric | a row has | what it is |", "| --- | --- | --- |"]
@@ -105,7 +114,7 @@ def _tasks() -> str:
 
 
 def _input_of(task: type[AnyTask]) -> str:
-    if task.generates:
+    if task.name == "text-generation":
         return "a text (str) to continue, or a list of messages to answer"
     if len(task.fields) == 1:
         return "a text (str)"
@@ -154,6 +163,10 @@ def _bundles() -> str:
             _table(manifest.File, "### `files{}`\n"),
             "### `task_config`\n",
             *(_table(task_class(name).Config, f"#### {name}\n") for name in TASKS),
+            *(
+                _table(kind, f"#### `{kind.__name__}`, of {', '.join(TEXT_TO_TEXT_TASKS)}\n")
+                for kind in (Decoding, Frame, Language, Pair)
+            ),
         ]
     )
 
@@ -209,8 +222,10 @@ def _fields(model: type) -> Iterator[tuple[str, Any, str]]:
             yield info.name, annotation, _default(info.default) if given else "required"
     else:
         for plain in dataclasses.fields(model):
-            given = plain.default is not dataclasses.MISSING
-            yield plain.name, plain.type, _default(plain.default) if given else "required"
+            made = plain.default_factory is not dataclasses.MISSING
+            default = plain.default_factory() if made else plain.default
+            given = default is not dataclasses.MISSING
+            yield plain.name, plain.type, _default(default) if given else "required"
 
 
 def _annotations(model: type) -> dict[str, Any]:
@@ -224,7 +239,7 @@ def _annotations(model: type) -> dict[str, Any]:
 def _default(value: object) -> str:
     if value is None or value == "":
         return ""
-    if isinstance(value, BaseModel):
+    if isinstance(value, (BaseModel, Frame)):
         return "see below"
     if value in ((), {}):
         return "empty"
@@ -257,6 +272,12 @@ def _type(annotation: Any, model: type) -> str:
         "tuple[Precision, ...]": "list of precisions",
         "dict[str, _NotEmpty]": "mapping of text",
         "Sequence[str]": "list of text",
+        "Sequence[str] | str": "text, or list of text",
+        "tuple[int, ...]": "list of integers",
+        "tuple[tuple[int, ...], ...]": "list of lists of integers",
+        "bool | Literal[never]": "true, false or `never`",
+        "dict[str, Language]": "mapping of languages",
+        "dict[str, dict[str, Pair]]": "mapping of mappings of pairs",
         "tuple[int | str, ...]": "list of integers or text",
         "Sha256": "64 hexadecimal digits",
         "_NotEmpty": "text",

@@ -161,13 +161,16 @@ class Quality(_Rows):
     compare: tuple[Precision, ...] = ("fp32", "auto")
     """Other precisions that the quality report shows beside the one that is built."""
     max_perplexity_ratio: Annotated[float, BeforeValidator(_number), Field(ge=1)] | None = None
-    """With text-generation: how many times the original's the perplexity on `data` (a column
+    """With models that generate: how many times the original's the perplexity on `data` (a column
     `text`; a built-in text where it is absent) may be. Where absent: 1.001 for fp32, 1.05 for
-    int8-weights, 1.5 for int4-weights, otherwise 1.02."""
+    int8-weights, 1.5 for int4-weights, otherwise 1.02. With translation, summarization and
+    text2text-generation, it is of the column `target` after `text`; without one, of the original's
+    own greedy answers."""
     min_equal_tokens: _Share | None = None
-    """With text-generation: the smallest share of equal tokens, place by place, where the compiled
-    model and the original each continue prompts greedily by up to 64. Where absent: 0.9 for fp32,
-    otherwise 0: one other choice, however near, makes the rest another text."""
+    """With models that generate: the smallest share of equal tokens, place by place, where the
+    compiled model and the original each continue prompts, or answer texts, greedily by up to 64.
+    Where absent: 0.9 for fp32, otherwise 0: one other choice, however near, makes the rest another
+    text."""
 
 
 class Index(_Section):

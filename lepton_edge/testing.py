@@ -22,6 +22,7 @@ from lepton_edge.backend import (
     Backend,
     Compiled,
     Device,
+    Generation,
     Graph,
     Precision,
     Probe,
@@ -36,6 +37,14 @@ from lepton_edge.bundle.hashing import digest_of
 from lepton_edge.errors import BackendError, DeferredError, InferenceError, LeptonError
 from lepton_edge.storage import storage_errors, write_atomically
 from lepton_edge.target import TARGETS, Target
+from lepton_edge.tasks import SESSION_TASKS, session_task
+from lepton_edge.testing_decoder import (
+    STOP,
+    FakeGenerator,
+    FakeStepper,
+    generative_graph,
+    generative_tokenizer,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,11 +73,13 @@ _TASK_CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "text-ranking": {"labels": ["relevance"], "relevant": 0, "activation": "sigmoid"},
     "fill-mask": {"mask_token": "[MASK]"},
     "feature-extraction": {"pooling": "mean", "normalize": True},
+    "text-generation": {"stop_tokens": [STOP], "special_tokens": {"bos_token": "[BOS]"}},
 }
 
 
 class FakeBackend(Backend):
-    """Gives each token a fixed random vector, and each text the mean of its tokens' vectors.
+    """Gives each token a fixed random vector, and each text the mean of its tokens' vectors; text
+    is continued as `FakeStepper` does.
 
     It ignores what a graph computes, so a build with it fails the parity gate. A deferred artifact
     of it opens from what `finalize` left in the cache folder, as any backend's does.
@@ -108,15 +119,25 @@ class FakeBackend(Backend):
         cache: Path | None = None,
     ) -> FakeSession:
         _check_device(device)
-        if not compiled.deferred:
-            return FakeSession(compiled, _seed(directory / _FILE))
-        engine = cache / _ENGINE if cache else None
-        if engine is None or not engine.is_file():
-            raise DeferredError(
-                "it was not compiled for FAKE yet",
-                hint="lepton-edge finalize BUNDLE compiles it, once",
-            )
-        return FakeSession(compiled, _seed(engine))
+        return FakeSession(compiled, _opened_seed(directory, compiled, cache))
+
+    def prove_steps(self, directory: Path, compiled: Compiled, aside: Aside) -> FakeStepper:
+        return FakeStepper(_seed(directory / _FILE), _vocabulary(compiled), 2**31 - 1)
+
+    def load_generator(
+        self,
+        directory: Path,
+        compiled: Compiled,
+        generation: Generation,
+        device: str | None = None,
+        cache: Path | None = None,
+    ) -> FakeGenerator:
+        _check_device(device)
+        if generation.adapters or generation.draft or generation.prompt_lookup:
+            raise BackendError("the fake backend has no adapters, and guesses no tokens")
+        seed, vocabulary = _opened_seed(directory, compiled, cache), _vocabulary(compiled)
+        stepper = FakeStepper(seed, vocabulary, generation.max_length)
+        return FakeGenerator(stepper, generation, vocabulary)
 
     def finalize(
         self,
@@ -142,6 +163,26 @@ class FakeBackend(Backend):
 def _check_device(device: str | None) -> None:
     if device not in (None, "CPU", "FAKE"):
         raise BackendError(f"the fake backend has no device {device!r}", hint="use FAKE")
+
+
+def _opened_seed(directory: Path, compiled: Compiled, cache: Path | None) -> int:
+    if not compiled.deferred:
+        return _seed(directory / _FILE)
+    engine = cache / _ENGINE if cache else None
+    if engine is None or not engine.is_file():
+        raise DeferredError(
+            "it was not compiled for FAKE yet",
+            hint="lepton-edge finalize BUNDLE compiles it, once",
+        )
+    return _seed(engine)
+
+
+def _vocabulary(compiled: Compiled) -> int:
+    """Of a decoder's artifact."""
+    for spec in compiled.outputs:
+        if spec.name == "logits" and isinstance(spec.shape[-1], int):
+            return spec.shape[-1]
+    raise BackendError("the fake artifact is no decoder's")
 
 
 def _seed(file: Path) -> int:
@@ -233,23 +274,17 @@ def write_fake_bundle(
 
     ``changes`` replace fields of its manifest.
     """
-    from lepton_edge.tasks import session_task
-
     config: Mapping[str, Any] = task_config or _TASK_CONFIGS[task]
-    size = len(config.get("labels", ())) or (len(_WORDS) if task == "fill-mask" else 8)
     target = TARGETS["intel-cpu"]
-    outputs = tuple(
-        TensorSpec(name, "float32", tuple(size if each == "size" else each for each in dimensions))
-        for name, dimensions in session_task(task, "the fake bundle").outputs.items()
-    )
+    graph = _bundle_graph(task, config, inputs)
     artifact = directory / "artifacts" / "fake"
     artifact.mkdir(parents=True)
     backend = FakeBackend()
-    graph = Graph(inputs, outputs, onnx=Path("none"))
     compiled = backend.build(graph, target, "fp32", backend.Options(), artifact)
     digest = digest_of(describe_files(directory))
     (directory / TOKENIZER).parent.mkdir()
-    (directory / TOKENIZER).write_text(word_tokenizer(), encoding="utf-8")
+    tokenizer = word_tokenizer() if task in SESSION_TASKS else generative_tokenizer()
+    (directory / TOKENIZER).write_text(tokenizer, encoding="utf-8")
     parity = manifests.Parity(1, 0.0, 0.0, 1.0, 1.0, 1.0, "fp32")
     fields: dict[str, Any] = {
         "schema": manifests.SCHEMA,
@@ -271,6 +306,17 @@ def write_fake_bundle(
     manifest = manifests.Manifest(**{**fields, **changes})
     (directory / manifests.FILE_NAME).write_bytes(manifests.encode(manifest))
     return open_bundle(directory)
+
+
+def _bundle_graph(task: str, config: Mapping[str, Any], inputs: tuple[TensorSpec, ...]) -> Graph:
+    if task not in SESSION_TASKS:
+        return generative_graph()
+    size = len(config.get("labels", ())) or (len(_WORDS) if task == "fill-mask" else 8)
+    outputs = tuple(
+        TensorSpec(name, "float32", tuple(size if each == "size" else each for each in dimensions))
+        for name, dimensions in session_task(task, "the fake bundle").outputs.items()
+    )
+    return Graph(inputs, outputs, onnx=Path("none"))
 
 
 def word_tokenizer() -> str:

@@ -1,5 +1,5 @@
-"""Tiny random encoder-decoder models as folders like real checkpoints', each with a tokenizer of its
-family's own class."""
+"""Tiny random encoder-decoder models as folders like real checkpoints', each with a tokenizer of
+its family's own class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def save_text_to_text(folder: Path, family: str, **changes: Any) -> Path:
     tokenizer = TOKENIZERS[family](folder)
     architecture = "m2m_100" if family == "nllb" else family.split("-", maxsplit=1)[0]
     tokens: dict[str, Any] = {
-        "vocab_size": max(tokenizer.get_vocab().values()) + 1,
+        "vocab_size": _size(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "decoder_start_token_id": tokenizer.eos_token_id,
@@ -47,6 +47,11 @@ def save_text_to_text(folder: Path, family: str, **changes: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _size(tokenizer: Any) -> int:
+    ids = [*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder]
+    return max(ids + list(getattr(tokenizer, "lang_token_to_id", {}).values())) + 1
 
 
 T5_TASKS = {
@@ -124,7 +129,7 @@ def _bart(folder: Path) -> Any:
 
 
 def _marian(folder: Path, targets: tuple[str, ...] = ()) -> Any:
-    """Over SentencePiece models that are trained here: the other side's text is written backwards."""
+    """Over SentencePiece models that are trained here, the other side's on texts in reverse."""
     from transformers import MarianTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)

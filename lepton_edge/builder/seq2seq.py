@@ -70,7 +70,9 @@ class Seq2SeqLM:
     def answer(self, text: str, decoding: Decoding) -> list[int]:
         """The tokens of a text that a model is to write: the first one that a search forces, and
         the one that ends it, among them."""
-        ids = self.tokenizer(text_target=text, add_special_tokens=False).input_ids
+        # Marian's answers are cut by a model of their own; others have to be told a language there.
+        side = "text_target" if hasattr(self.tokenizer, "spm_target") else "text"
+        ids = self.tokenizer(**{side: text}, add_special_tokens=False).input_ids
         first = decoding.forced_bos_token_id
         return [*([] if first is None else [first]), *ids, *decoding.eos_token_ids[:1]]
 

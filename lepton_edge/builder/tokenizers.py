@@ -88,8 +88,8 @@ def language_tokenizer(folder: Path, tokenizer: Any) -> Any:
 
     file = folder / "tokenizer_config.json"
     named = read_json(file, dict).get("tokenizer_class") if file.is_file() else None
-    kind = getattr(transformers, str(named).removesuffix("Fast"), None)
-    if isinstance(tokenizer, kind or object) or not hasattr(kind, "set_src_lang_special_tokens"):
+    kind: Any = getattr(transformers, str(named).removesuffix("Fast"), object)
+    if isinstance(tokenizer, kind) or not hasattr(kind, "set_src_lang_special_tokens"):
         return tokenizer
     try:
         with quiet():

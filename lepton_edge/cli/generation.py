@@ -25,9 +25,29 @@ _OPTIONS = (
 )
 
 
+_SEARCH_OPTIONS = (
+    click.option(
+        "--source-language", metavar="CODE", help="With translation: of the text, such as eng_Latn."
+    ),
+    click.option("--target-language", metavar="CODE", help="With translation: what to write."),
+    click.option(
+        "--num-beams",
+        type=click.IntRange(min=1),
+        help="With translation and summarization: of how many beginnings the best answer is found.",
+    ),
+)
+
+
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a model that generates."""
     for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a model that answers a text with another."""
+    for option in reversed(_SEARCH_OPTIONS):
         command = option(command)
     return command
 

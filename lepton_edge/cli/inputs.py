@@ -19,6 +19,14 @@ T = TypeVar("T")
 
 # More than any measurement gets through; bounds the memory of a very long file.
 _MOST_TEXTS = 10_000
+_GENERATION = (
+    "max_tokens",
+    "temperature",
+    "seed",
+    "source_language",
+    "target_language",
+    "num_beams",
+)
 _OPTIONS = (
     click.option(
         "--column",
@@ -142,7 +150,7 @@ def _parameters(options: Mapping[str, Any]) -> dict[str, Any]:
             parameters[name] = value
     if options["top_k"] is not None:
         parameters["top_k"] = options["top_k"]
-    for name in ("max_tokens", "temperature", "seed"):
+    for name in _GENERATION:
         if options.get(name) is not None:
             parameters[name] = options[name]
     if options["labels"] is not None:

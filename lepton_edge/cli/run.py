@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.generation import generation_options, run_prompts
+from lepton_edge.cli.generation import generation_options, run_prompts, search_options
 from lepton_edge.cli.inputs import Asked, input_options
 from lepton_edge.cli.output import json_option, note, print_json, progress, to_json
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--verify", type=click.Choice(["cached", "always"]), default="cached")
 @click.option("--force", is_flag=True, help="Replace the output file.")
 @generation_options
+@search_options
 @click.option("--stream", is_flag=True, help="With a model that generates: print as it comes.")
 @click.option(
     "--raw",
@@ -62,7 +63,8 @@ def command(
 ) -> None:
     """Answer texts with a bundle.
 
-    A model that generates continues a text; one with a chat template answers it as a message.
+    A model that generates continues a text; one with a chat template answers it as a message; one
+    that translates or summarizes gives that of each text.
 
     Texts are arguments, lines of standard input (-), or rows of a file (--input). A row of a file
     keeps its fields: a result's field of the same name becomes result_NAME.

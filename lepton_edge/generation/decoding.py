@@ -47,7 +47,9 @@ class Decoding:
     eos_token_ids: tuple[int, ...] = ()
     """Tokens that end an answer."""
     max_new_tokens: int = 256
+    """How many tokens an answer may have."""
     min_new_tokens: int = 0
+    """How many it has at least."""
     num_beams: int = 1
     """How many beginnings of an answer a beam search goes on with."""
     length_penalty: float = 1.0

@@ -237,11 +237,14 @@ def size(expression: Expression) -> int:
 def pruned(rules: Rules) -> Rules:
     """The same, without what no text ever ends: its start is `NOTHING` where no text is left."""
     ending: set[str] = set()
-    while True:
-        more = {name for name, each in rules.named.items() if _ends(each, ending)}
-        if more == ending:
-            break
-        ending = more
+    left, before = list(rules.named), -1
+    while len(ending) > before:
+        before = len(ending)
+        left.reverse()  # a chain of rules takes two rounds, whichever way it goes
+        for name in left:
+            if _ends(rules.named[name], ending):
+                ending.add(name)
+        left = [name for name in left if name not in ending]
     named = {name: _kept(each, ending) for name, each in rules.named.items() if name in ending}
     return Rules(_kept(rules.start, ending), named)
 
@@ -252,7 +255,7 @@ def _ends(expression: Expression, ending: set[str]) -> bool:
         return expression.name in ending
     if isinstance(expression, Choice):
         return any(_ends(part, ending) for part in expression.parts)
-    if isinstance(expression, Repeat) and not expression.least:
+    if isinstance(expression, Lexeme) or (isinstance(expression, Repeat) and not expression.least):
         return True
     return all(_ends(part, ending) for part in parts_of(expression))
 

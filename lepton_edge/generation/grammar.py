@@ -9,6 +9,7 @@ A JSON answer is written in one line; one space may follow a comma and a colon.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Collection, Iterable
@@ -230,12 +231,24 @@ def _tokenizer(tokenizer_json: Path) -> Any:
     from llguidance import LLTokenizer
 
     try:
-        return LLTokenizer(tokenizer_json.read_text(encoding="utf-8"))
+        given = json.loads(tokenizer_json.read_bytes())
+        _without_prefix(given.get("pre_tokenizer"))
+        return LLTokenizer(json.dumps(given))
     except (OSError, ValueError) as error:
         raise SourceError(
             f"the tokens of {tokenizer_json} cannot be read as bytes: {_first(str(error))}",
             hint="byte-level BPE, and BPE and Unigram with byte fallback, can be",
         ) from error
+
+
+def _without_prefix(pre_tokenizer: Any) -> None:
+    """Where only one text may follow, llguidance tokenizes it, and takes the blank that some
+    tokenizers put before any text for a part of it."""
+    if isinstance(pre_tokenizer, dict):
+        if pre_tokenizer.get("type") == "ByteLevel":
+            pre_tokenizer["add_prefix_space"] = False
+        for each in pre_tokenizer.get("pretokenizers", ()):
+            _without_prefix(each)
 
 
 def _bytes(tokenizer: Any, token: int) -> bytes:

@@ -69,7 +69,7 @@ def known(value: Any) -> Expression:
     if isinstance(value, list):
         return enclosed("[]", *_joined([known(item) for item in value]))
     if isinstance(value, Decimal):
-        return word(str(value))
+        return word(repr(float(value)))
     return word(json.dumps(value, ensure_ascii=False))
 
 

@@ -325,20 +325,55 @@ class _Reader:
 
     def _properties(self, properties: list[tuple[Expression, bool]]) -> Expression:
         """Properties in order, with whether each is required, and commas between them."""
-        after: Expression = EMPTY  # what may follow a property
-        alone: Expression = EMPTY  # the same, where there is none before
-        for item, is_required in reversed(properties):
-            begun = series(item, after)
-            alone = begun if is_required else choice(begun, alone)
-            more = series(COMMA, item, after)
-            after = self._named("rest", more if is_required else choice(more, after))
-        return alone
+        more = [
+            series(COMMA, item) if is_required else optional(series(COMMA, item))
+            for item, is_required in properties
+        ]
+        required = [place for place, (_, is_required) in enumerate(properties) if is_required]
+        if required[:1] == [0]:
+            return series(properties[0][0], *more[1:])
+        # The first to be written is one of those up to the first that is required.
+        last = required[0] if required else len(properties) - 1
+        rest = self._named("rest", series(*more[last + 1 :]))
+        between = _Blocks(more[: last + 1], self._named)
+        firsts = [
+            series(item, *between.after(place), rest)
+            for place, (item, _) in enumerate(properties[: last + 1])
+        ]
+        return choice(*firsts) if required else choice(*firsts, EMPTY)
 
     def _named(self, kind: str, expression: Expression) -> Expression:
         """A rule, for what is written in several places."""
         name = f"{kind}{len(self.rules)}"
         self.rules[name] = expression
         return Rule(name)
+
+
+class _Blocks:
+    """What follows each of many parts, without writing it out for each: in blocks of one, two, four
+    and so on, each of two halves. A rule for each that refers to the next would be a chain as long,
+    and libraries follow it by recursion: llguidance's stack overflows (1.9.1)."""
+
+    def __init__(
+        self, parts: list[Expression], named: Callable[[str, Expression], Expression]
+    ) -> None:
+        self._levels = [parts]
+        while len(self._levels[-1]) > 1:
+            below = self._levels[-1]
+            pairs = zip(below[::2], below[1::2], strict=False)
+            self._levels.append([named("block", series(*pair)) for pair in pairs])
+
+    def after(self, place: int) -> list[Expression]:
+        """The parts from the next one, in order."""
+        found: list[Expression] = []
+        start, end = place + 1, len(self._levels[0])
+        while start < end:
+            level = 0
+            while start % 2 ** (level + 1) == 0 and start + 2 ** (level + 1) <= end:
+                level += 1
+            found.append(self._levels[level][start >> level])
+            start += 2**level
+        return found
 
 
 def _string(schema: dict[str, Any], path: str) -> Expression:

@@ -37,7 +37,9 @@ class Frame:
     """The tokens that a model's tokenizer puts before and after those of a text."""
 
     before: tuple[int, ...] = ()
+    """Before them."""
     after: tuple[int, ...] = ()
+    """After them."""
 
 
 @dataclass(frozen=True)

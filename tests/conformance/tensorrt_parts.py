@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,6 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lepton_edge.backend import Compiled, TensorSpec
 from tests.conformance.fake_gpu import FakeGpu
+
+if TYPE_CHECKING:
+    from lepton_edge.backend import Graph
 
 LENGTH = 48  # the longest text of the engine
 ROWS = 8  # its largest batch
@@ -111,3 +117,18 @@ def assert_all_released(gpu: FakeGpu) -> None:
     gc.collect()
     assert gpu.live() == {}
     assert cuda.live() == cuda.Live(0, 0)
+
+
+@lru_cache
+def llama() -> tuple[Any, Graph, bytes]:
+    """A tiny decoder: torch's model, its graph, and that as ONNX."""
+    from lepton_edge.builder.decoder import decoder_graph
+    from tests.decoders import tiny_decoder, write_onnx
+
+    model = tiny_decoder("llama")
+    graph = decoder_graph(model)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = write_onnx(graph, Path(folder) / "model.onnx").read_bytes()
+    gc.collect()
+    gc.freeze()  # what the export left: `assert_all_released` collects each time
+    return model, graph, onnx

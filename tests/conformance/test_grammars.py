@@ -191,6 +191,7 @@ def recited(generator: Generator, answers: list[tuple[Grammar, str]], start: int
         length = len(text.encode()) + 1
         requests.append(Request([3] * (start + 1), length, frozenset({END}), grammar=grammar))
         start += length
+    answered(generator, requests[-1:])  # the others' prompts begin this one's
     return answered(generator, requests)
 
 

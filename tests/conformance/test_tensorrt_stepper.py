@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from lepton_edge_tensorrt.stepper import TensorRTStepper
 from numpy.typing import NDArray
 
 from lepton_edge.backend import Compiled, Graph
-from lepton_edge.builder.decoder import decoder_graph
 from lepton_edge.errors import BackendError, InferenceError, LeptonError
 from lepton_edge.generation.loop import generate
 from lepton_edge.generation.sampling import Sampling
 from tests.conformance import fake_gpu, fake_trt
 from tests.conformance.fake_gpu import FakeGpu
-from tests.conformance.tensorrt_parts import COMPILED, PROFILES, assert_all_released, graph
-from tests.decoders import VOCABULARY, tiny_decoder, write_onnx
+from tests.conformance.tensorrt_parts import COMPILED, PROFILES, assert_all_released, graph, llama
+from tests.decoders import VOCABULARY
 
 NEW = 24  # the most new tokens of a step
 TOTAL = 120
@@ -33,14 +31,10 @@ Ints = NDArray[np.int64]
 
 
 @pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Compiled, bytes]:
+def decoder() -> tuple[Any, Compiled, bytes]:
     """A torch model, and an engine of it."""
-    model = tiny_decoder("llama")
-    graph = decoder_graph(model)
-    onnx = write_onnx(graph, tmp_path_factory.mktemp("decoder") / "model.onnx").read_bytes()
+    model, graph, onnx = llama()
     compiled = Compiled("fp32", graph.inputs, graph.outputs, "tensorrt 10.3.0")
-    gc.collect()
-    gc.freeze()  # what the export left: `assert_all_released` collects each time
     return model, compiled, fake_trt.engine_bytes(onnx, [profile(graph, n) for n in (1, ROWS)])
 
 

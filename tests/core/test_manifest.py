@@ -73,6 +73,12 @@ MANIFEST = Manifest(
                 (Attempt("int8", 23_000_000, 0.885, ("MatMul_1",)),),
             ),
             GenerationQuality(400, "prose.jsonl", 12.5, 12.0, 1.05, 0.75, 256, 0.5),
+            Compiled(
+                "fp16",
+                (TensorSpec("input_ids", "int64", ("batch", "length")),),
+                (TensorSpec("logits", "float32", ("batch", 64)),),
+                "openvino 2026.4.1",
+            ),
         ),
     ),
     files={
@@ -85,7 +91,7 @@ DATA = encode(MANIFEST)
 OPEN = {"task_config", "tools", "settings", "files"}
 OPTIONAL = {
     "revision", "equal_labels", "compute", "through", "settings", "kept", "deferred",
-    "calibration", "quality", "generation",
+    "calibration", "quality", "generation", "decoder",
 }  # fmt: skip
 Place = tuple[str | int, ...]
 

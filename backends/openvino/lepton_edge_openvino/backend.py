@@ -14,6 +14,7 @@ from lepton_edge.backend import (
     DecoderForm,
     Device,
     Generation,
+    Generator,
     Graph,
     Precision,
     Probe,
@@ -24,11 +25,9 @@ from lepton_edge.errors import BackendError
 from lepton_edge_openvino.cache import model_cache
 from lepton_edge_openvino.library import last_line, openvino, runtime_errors
 from lepton_edge_openvino.options import OpenVINOOptions
-from lepton_edge_openvino.vocabulary import GENERATIVE_MODEL
 
 if TYPE_CHECKING:
     from lepton_edge.target import Target
-    from lepton_edge_openvino.generator import OpenVINOGenerator
     from lepton_edge_openvino.session import OpenVINOSession
     from lepton_edge_openvino.stepper import OpenVINOStepper
 
@@ -95,7 +94,7 @@ class OpenVINOBackend(Backend):
         from lepton_edge_openvino.build import ir_from_graph
         from lepton_edge_openvino.decoder import generative_ir_from_graph, is_decoder
 
-        make = generative_ir_from_graph if is_decoder(graph.inputs) else ir_from_graph
+        make = generative_ir_from_graph if is_decoder(graph) else ir_from_graph
         return make(graph, precision, options, directory, quantization, aside.say)
 
     def load(
@@ -133,14 +132,9 @@ class OpenVINOBackend(Backend):
         return OpenVINOSession(model, compiled, device)
 
     def prove_steps(self, directory: Path, compiled: Compiled, aside: Aside) -> OpenVINOStepper:
-        from lepton_edge_openvino.stepper import OpenVINOStepper
+        from lepton_edge_openvino.stepper import open_stepper
 
-        library = openvino()
-        core = library.Core()
-        with runtime_errors(f"open {directory}"):
-            properties = generator_properties(core, "CPU", compiled.settings)
-            model = core.compile_model(str(directory / GENERATIVE_MODEL), "CPU", properties)
-        return OpenVINOStepper(model)
+        return open_stepper(openvino().Core(), directory, compiled, "CPU")
 
     def load_generator(
         self,
@@ -149,13 +143,13 @@ class OpenVINOBackend(Backend):
         generation: Generation,
         device: str | None = None,
         cache: Path | None = None,
-    ) -> OpenVINOGenerator:
+    ) -> Generator:
         from lepton_edge_openvino.pipeline import open_generator
 
         core = openvino().Core()
         device = device or "CPU"
         _check_device(core, device)
-        return open_generator(core, directory, compiled, generation, device, cache)
+        return open_generator(core, directory.resolve(), compiled, generation, device)
 
 
 def session_properties(
@@ -188,11 +182,21 @@ def generator_properties(
     properties["PERFORMANCE_HINT"] = "LATENCY"  # many texts are one batch, and not many streams
     properties.pop("NUM_STREAMS", None)
     if "kv_cache_precision" in settings:
-        properties["KV_CACHE_PRECISION"] = settings["kv_cache_precision"]
+        kept = settings["kv_cache_precision"]
+        # What is computed in 16 bits cannot be kept in 32, and would be no better for it.
+        if kept == "f32" and computes_in(core, device, properties) != "f32":
+            kept = computes_in(core, device, properties)
+        properties["KV_CACHE_PRECISION"] = kept
     if "dynamic_quantization_group_size" in settings:
         size = settings["dynamic_quantization_group_size"]
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = size
     return properties
+
+
+def computes_in(core: Any, device: str, properties: Mapping[str, Setting]) -> str:
+    """OpenVINO's name of the arithmetic's number format, as it chooses it where nobody does."""
+    able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    return str(properties.get("INFERENCE_PRECISION_HINT", "bf16" if "BF16" in able else "f32"))
 
 
 def _check_device(core: Any, device: str) -> None:

@@ -83,4 +83,5 @@ def _fp16(constant: Any) -> NDArray[np.float16] | None:
             found[part] = values(constant, part) if shape else values(constant)
         if not np.isfinite(found[part]).all():
             return None
-    return found.reshape(shape)
+    whole: NDArray[np.float16] = found.reshape(shape)
+    return whole

@@ -31,7 +31,7 @@ class OpenVINOOptions:
     et al. 2023)."""
     scale_estimation: bool = False
     """With int4-weights and calibration data: choose scales by the error of the products."""
-    kv_cache_precision: Literal["u8", "u4", "f16", "bf16", "f32"] | None = None
+    kv_cache_precision: Literal["u8", "f16", "bf16", "f32"] | None = None
     """The number format of a generator's key-value cache; where absent f32 with precision fp32,
     and otherwise the library's own choice, 8 bits on a CPU."""
     dynamic_quantization_group_size: int | None = None

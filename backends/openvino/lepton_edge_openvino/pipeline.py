@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_edge.errors import BackendError
 from lepton_edge.memory import available_memory
-from lepton_edge_openvino.backend import generator_properties
-from lepton_edge_openvino.cache import model_cache
+from lepton_edge_openvino.adapters import Adapters
+from lepton_edge_openvino.backend import computes_in, generator_properties
 from lepton_edge_openvino.generator import OpenVINOGenerator
 from lepton_edge_openvino.library import last_line, openvino
+from lepton_edge_openvino.requests import Requests
 from lepton_edge_openvino.session import COMPUTE
 from lepton_edge_openvino.stateful import cache_specs
 from lepton_edge_openvino.vocabulary import GENERATIVE_MODEL
@@ -18,19 +19,21 @@ from lepton_edge_openvino.vocabulary import GENERATIVE_MODEL
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lepton_edge.backend import Compiled, Generation
+    from lepton_edge.backend import Compiled, Generation, Generator
 
 _MIB = 2**20
 # Tokens in a page of the cache on a CPU, which is also the least that a prefix is shared by.
 _PAGE = 32
-_BITS = {"u4": 4, "u8": 8, "f16": 16, "bf16": 16, "f32": 32}
-# A scale and a zero point, float32 each, of each head's keys or values of a token.
-_SCALES = {"u4": 8, "u8": 8}
+_BYTES = {"f16": 2, "bf16": 2, "f32": 4}
 # How many texts of full length the cache holds where nobody says.
 _TEXTS = 4
-# openvino-genai's own defaults are 256 sequences, and 256 tokens a step, so that a long prompt is
-# many steps.
+# openvino-genai's own default is 256: then the pages of each are few.
 _MOST_TEXTS = 64
+# Rows of a batch where the model keeps its own cache.
+_ROWS = 8
+# How many tokens are guessed at a time, and the longest words that are looked up for it.
+_GUESSES = 4
+_WORDS = 3
 
 
 def open_generator(
@@ -39,42 +42,110 @@ def open_generator(
     compiled: Compiled,
     generation: Generation,
     device: str,
-    cache: Path | None,
-) -> OpenVINOGenerator:
-    """Raises `BackendError`, also where the cache has no room in memory."""
-    genai = _genai()
-    properties: dict[str, Any] = dict(generator_properties(core, device, compiled.settings))
+) -> Generator:
+    """Raises `BackendError`, also where the cache has no room in memory.
+
+    OpenVINO's cache of compiled models is not used: a model with paged attention cannot be opened
+    from it (2026.4.1), and what would be saved, the first inference takes more.
+    """
+    properties = dict(generator_properties(core, device, compiled.settings))
     tokens = cache_tokens(compiled, generation)
+    if not compiled.settings.get("paged", True):
+        return _by_steps(core, directory, compiled, generation, device, tokens)
+    genai = _genai()
     scheduler = genai.SchedulerConfig()
-    scheduler.num_kv_blocks = -(-tokens // _PAGE) + 1  # one is openvino-genai's own
-    scheduler.enable_prefix_caching = True
+    scheduler.num_kv_blocks = -(-tokens // _PAGE)
+    # Pages that an adapter filled are no other's.
+    scheduler.enable_prefix_caching = not generation.adapters
     scheduler.max_num_seqs = _MOST_TEXTS
-    version = openvino().__version__
-    path = directory.resolve()
-    asked = f"{path / GENERATIVE_MODEL} {sorted(properties.items())} {tokens}"
+    guesses: dict[str, int] = {}
+    given: dict[str, Any] = {}
+    if generation.adapters and (generation.draft or generation.prompt_lookup):
+        raise BackendError(
+            "openvino-genai does not guess tokens for a model with adapters",
+            hint="load with adapters alone, or without them",
+        )
+    if generation.prompt_lookup:
+        given["prompt_lookup"] = True
+        guesses = {"num_assistant_tokens": _GUESSES, "max_ngram_size": _WORDS}
     try:
-        with model_cache(core, device, version, cache, asked) as cached:
-            pipeline = genai.ContinuousBatchingPipeline(
-                str(path), scheduler, device, {**properties, **cached}
-            )
+        adapters = None
+        if generation.adapters:
+            model = core.read_model(str(directory / GENERATIVE_MODEL))
+            adapters = Adapters(genai, generation.adapters, model)
+            given["adapters"] = adapters.config()
+        if generation.draft is not None:
+            given["draft_model"] = genai.draft_model(str(generation.draft), device, **properties)
+            guesses = {"num_assistant_tokens": _GUESSES}
+        pipeline = genai.ContinuousBatchingPipeline(
+            str(directory), scheduler, device, {**properties, **given}
+        )
+        requests = Requests(
+            genai,
+            adapters.names if adapters else (),
+            guesses,
+            samples=generation.draft is None,
+            end=_end(pipeline),
+        )
+        _warm_up(pipeline, requests)
     except RuntimeError as error:
         raise BackendError(
             f"openvino-genai cannot open {directory} on {device}: {last_line(error)}",
             hint=f"it was built with {compiled.requires}: install that, or build it again",
         ) from error
+    if adapters is not None:
+        adapters.use(requests)
     return OpenVINOGenerator(
         pipeline=pipeline,
-        genai=genai,
+        requests=requests,
+        adapters=adapters,
         device=device,
         details={
-            "compute": _compute(core, device, properties),
+            "compute": COMPUTE[computes_in(core, device, properties)],
             "cache_tokens": tokens,
             "cache_mib": round(tokens * bytes_per_token(compiled) / _MIB, 1),
         },
         max_length=min(generation.max_length, tokens),
-        adapters={},
-        guesses={},
     )
+
+
+def _by_steps(
+    core: Any,
+    directory: Path,
+    compiled: Compiled,
+    generation: Generation,
+    device: str,
+    tokens: int,
+) -> Generator:
+    """For a model whose attention paged attention cannot compute."""
+    from lepton_edge.generation.stepping import Limits, StepGenerator
+    from lepton_edge_openvino.stepper import open_stepper
+
+    if generation.adapters or generation.draft or generation.prompt_lookup:
+        raise BackendError(
+            "this model is not one that openvino-genai computes, as its attention caps its scores: "
+            "it takes no adapters, no draft and no prompt_lookup",
+            hint="load it without them",
+        )
+    size = compiled.outputs[0].shape[-1]
+    limits = Limits(
+        _ROWS, min(generation.max_length, tokens), tokens, size if isinstance(size, int) else None
+    )
+    stepper = open_stepper(core, directory, compiled, device)
+    return StepGenerator(stepper, limits, generation.tokenizer, device)
+
+
+def _warm_up(pipeline: Any, requests: Requests) -> None:
+    """The first inference writes the weights in the order that the processor wants them."""
+    pipeline.add_request(0, requests.any_prompt(), requests.plain(2))
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+
+
+def _end(pipeline: Any) -> tuple[int, ...]:
+    """The token that ends an answer, by the vocabulary's file, if there is one."""
+    found = int(pipeline.get_tokenizer().get_eos_token_id())
+    return (found,) if found >= 0 else ()
 
 
 def cache_tokens(compiled: Compiled, generation: Generation) -> int:
@@ -88,7 +159,7 @@ def cache_tokens(compiled: Compiled, generation: Generation) -> int:
                 f"a cache of {wanted:,} tokens takes {wanted * each // _MIB:,} MiB, and "
                 f"{free // _MIB:,} MiB of memory are free",
                 hint=f"load with cache_tokens={max(free // 2 // each, 1)} or fewer, or build with "
-                "backends: {openvino: {kv_cache_precision: u4}}",
+                "backends: {openvino: {kv_cache_precision: u8}}",
             )
         return wanted
     if free is None:
@@ -105,22 +176,20 @@ def cache_tokens(compiled: Compiled, generation: Generation) -> int:
 
 
 def bytes_per_token(compiled: Compiled) -> int:
-    """What the keys and values of one token take."""
+    """What the keys and values of one token take.
+
+    In 8 bits, a page has a scale and a zero point, float32 each, for each number of a key, and for
+    each token's value.
+    """
     precision = str(compiled.settings.get("kv_cache_precision", "u8"))
     found = 0
-    for spec in cache_specs(compiled.inputs):
+    for place, spec in enumerate(cache_specs(compiled.inputs)):
         heads, size = int(spec.shape[1]), int(spec.shape[3])
-        found += heads * (size * _BITS.get(precision, 8) // 8 + _SCALES.get(precision, 0))
+        if precision in _BYTES:
+            found += heads * size * _BYTES[precision]
+        else:
+            found += heads * (size + (8 * size // _PAGE if place % 2 == 0 else 8))
     return found
-
-
-def _compute(core: Any, device: str, properties: dict[str, Any]) -> str:
-    """The number format of the arithmetic, as OpenVINO chooses it where nobody does."""
-    hint = properties.get("INFERENCE_PRECISION_HINT")
-    if hint is not None:
-        return COMPUTE.get(str(hint), str(hint))
-    able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in able else "fp32"
 
 
 def _genai() -> Any:

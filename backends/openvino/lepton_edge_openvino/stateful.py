@@ -7,6 +7,7 @@ recognizes: hence `_show_windows`, and `is_paged`, which tries it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def is_paged(model: Any) -> bool:
     except RuntimeError:  # no attention that it knows
         return False
     found = [_paged_window(each) for each in _of_type(copy, "PagedAttentionExtension")]
-    return len(found) == len(attentions) and sorted(filter(None, found)) == sorted(windows)
+    return len(found) == len(attentions) and not Counter(windows) - Counter(found)
 
 
 def _widen(model: Any) -> None:

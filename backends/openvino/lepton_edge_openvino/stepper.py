@@ -6,13 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_edge.errors import InferenceError
 from lepton_edge.generation.tensors import LOGITS
-from lepton_edge_openvino.library import last_line
+from lepton_edge_openvino.backend import generator_properties
+from lepton_edge_openvino.library import last_line, runtime_errors
 from lepton_edge_openvino.session import COMPUTE
 from lepton_edge_openvino.stateful import BEAM_IDX
+from lepton_edge_openvino.vocabulary import GENERATIVE_MODEL
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
+
+    from lepton_edge.backend import Compiled
+
+
+def open_stepper(core: Any, directory: Path, compiled: Compiled, device: str) -> OpenVINOStepper:
+    """Raises `BackendError`."""
+    with runtime_errors(f"open {directory} on {device}"):
+        properties = generator_properties(core, device, compiled.settings)
+        model = core.compile_model(str(directory / GENERATIVE_MODEL), device, properties)
+        return OpenVINOStepper(model)
 
 
 class OpenVINOStepper:
@@ -21,6 +35,7 @@ class OpenVINOStepper:
     def __init__(self, model: Any) -> None:
         self._request: Any = model.create_infer_request()
         self._rows = 0
+        self._inputs = {port.get_any_name() for port in model.inputs}
         compute = model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.details = {"compute": COMPUTE.get(compute, compute)}
 
@@ -54,9 +69,10 @@ class OpenVINOStepper:
             "position_ids": position_ids,
             BEAM_IDX: np.arange(self._rows, dtype=np.int32),
         }
-        inputs = {port.get_any_name() for port in self._request.model_inputs}
         try:
-            self._request.infer({name: feed for name, feed in feeds.items() if name in inputs})
+            self._request.infer(
+                {name: feed for name, feed in feeds.items() if name in self._inputs}
+            )
         except RuntimeError as error:
             raise InferenceError(f"OpenVINO could not run the model: {last_line(error)}") from error
         logits = self._request.get_tensor(LOGITS).data

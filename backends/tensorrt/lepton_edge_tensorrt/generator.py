@@ -47,6 +47,7 @@ def open_generator(
     except BaseException:
         stepper.close()
         raise
+    stepper.limit_cache(limits.cache_tokens)
     return StepGenerator(stepper, limits, generation.tokenizer, stepper.device)
 
 
@@ -64,9 +65,7 @@ def _cache_tokens(stepper: TensorRTStepper, asked: int | None, length: int, room
         )
     if asked is not None:
         return asked
-    whole = stepper.max_batch * length
-    # A cache that grows gets up to twice the room that it needs.
-    return whole if whole <= room else max(length, room // 2)
+    return min(stepper.max_batch * length, room)
 
 
 def _vocabulary(compiled: Compiled) -> int | None:

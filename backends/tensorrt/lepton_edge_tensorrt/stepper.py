@@ -40,6 +40,7 @@ class TensorRTStepper:
         self._executions: dict[int, Execution] = {}
         self._inputs = compiled.inputs
         self._batch = self._length = 0
+        self._cache_tokens = 2**31 - 1
         self._stream: Stream | None = None
         device = engine.device
         self.device = device.gpu.label
@@ -91,6 +92,11 @@ class TensorRTStepper:
         scratch = max(map(self._engine.scratch, range(len(self._engine.profiles))))
         with failures(BackendError, "ask for the GPU's memory"), self._engine.device.current():
             return max(self._engine.device.memory()[0] - scratch, 0)
+
+    def limit_cache(self, tokens: int) -> None:
+        """The cache never takes more than so many tokens of all rows together need, as long as they
+        are no more."""
+        self._cache_tokens = tokens
 
     def start(self, batch: int) -> None:
         """Begin new texts, this many rows, with an empty cache. Raises `InferenceError`."""
@@ -251,11 +257,11 @@ class TensorRTStepper:
 
     def _grow_cache(self, caches: list[Buffer], batch: int, length: int) -> None:
         """Room for so many tokens, and for twice as many as there was room for, up to the most that
-        the engine takes. What is in the buffers is lost where they grow."""
+        the engine takes and the cache may have. What is in the buffers is lost where they grow."""
         room = _FIRST
         while room < length:
             room *= 2
-        room = min(room, self.max_length)
+        room = min(room, self.max_length, max(length, self._cache_tokens // batch))
         for name, cache in zip(self._past, caches, strict=True):
             _, heads, _, size = self._engine.profiles[0][name].largest
             each = batch * heads * size * self._engine.inputs[name].item

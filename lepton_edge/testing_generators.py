@@ -1,4 +1,4 @@
-"""For tests: a decoder that needs no vendor's library, and the checks that every generator passes.
+"""For tests: the checks that every generator passes.
 
 A backend's own tests make a `GeneratorCase` of a decoder that it can compile and run every check in
 `GENERATOR_CONFORMANCE` on it, as with those of `lepton_edge.testing`.
@@ -6,7 +6,6 @@ A backend's own tests make a `GeneratorCase` of a decoder that it can compile an
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,144 +15,32 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
-from lepton_edge.backend import Aside, Backend, Generation, Generator, Graph
+from lepton_edge.backend import Aside, Backend, Compiled, Generation, Generator, Graph
 from lepton_edge.errors import InferenceError, InputError
 from lepton_edge.generation.request import Request, TokenStream
 from lepton_edge.generation.sampling import Sampling, log_probability
 from lepton_edge.generation.stepping import Limits, StepGenerator
+from lepton_edge.testing_decoder import (
+    WORDS,
+    FakeStepper,
+    fake_answer,
+    generative_graph,
+    generative_tokenizer,
+    vocabulary_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from lepton_edge.backend import Compiled
     from lepton_edge.target import Target
 
-STOP = 3
-"""The token that ends an answer of `FakeStepper`."""
-_FIRST = 4  # of the words that it says
-_WORDS = 100
-_SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
 _ROWS = 8
 _PATIENCE = 60  # seconds that a check waits for what should come at once
-
-
-def fake_answer(prompt: Sequence[int], count: int, seed: int = 0) -> list[int]:
-    """The greedy answer of `FakeStepper` to a prompt: up to ``count`` tokens, `STOP` the last of
-    them where it ends by itself."""
-    text = list(prompt)
-    while len(text) < len(prompt) + count and (len(text) == len(prompt) or text[-1] != STOP):
-        text.append(_next(text, seed))
-    return text[len(prompt) :]
-
-
-def _next(text: Sequence[int], seed: int) -> int:
-    number = (sum(text) + len(text) + seed) % (_WORDS + 1)
-    return STOP if number == _WORDS else _FIRST + number
-
-
-class FakeStepper:
-    """A `lepton_edge.generation.loop.Stepper` whose most likely token is the sum of a text's tokens
-    and their number; the others are as likely as it happens, the same each time.
-
-    It sees a text as a decoder does, through its cache, the mask and the positions. ``shapes`` has
-    those of each step's input; ``fail_with``, where set, is raised by the next step, once.
-    """
-
-    def __init__(self, seed: int, vocabulary: int, max_length: int) -> None:
-        self.details = {"compute": "fp32"}
-        self.max_length = max_length
-        self.shapes: list[tuple[int, ...]] = []
-        self.fail_with: Exception | None = None
-        self.has_cache = self.is_closed = False
-        self._seed = seed
-        self._vocabulary = vocabulary
-        self._tokens = np.zeros((0, 0), np.int64)
-
-    def start(self, batch: int) -> None:
-        if self.is_closed:
-            raise InferenceError("the fake decoder is closed")
-        self.has_cache = True
-        self._tokens = np.zeros((batch, 0), np.int64)
-
-    def step(
-        self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        position_ids: NDArray[np.int64],
-    ) -> NDArray[np.float32]:
-        if not self.has_cache:
-            raise InferenceError("the fake decoder has no text: it was not started, or was freed")
-        error, self.fail_with = self.fail_with, None
-        if error is not None:
-            raise error
-        self.shapes.append(input_ids.shape)
-        self._tokens = np.concatenate([self._tokens, input_ids], axis=1)
-        if attention_mask.shape != self._tokens.shape or position_ids.shape != input_ids.shape:
-            raise InferenceError("the mask or the positions are not of the text's shape")
-        rows = zip(self._tokens, attention_mask == 1, position_ids, strict=True)
-        return np.stack([self._logits(*row) for row in rows])
-
-    def free(self) -> None:
-        self.has_cache = False
-
-    def close(self) -> None:
-        self.free()
-        self.is_closed = True
-
-    def _logits(
-        self, tokens: NDArray[Any], real: NDArray[np.bool_], positions: NDArray[Any]
-    ) -> NDArray[np.float32]:
-        text = tokens[real].tolist()
-        if real[-1] and positions[-1] != len(text) - 1:
-            raise InferenceError(f"the last token is at {positions[-1]}, not at {len(text) - 1}")
-        number = sum(text) + len(text) + self._seed
-        logits = (np.arange(self._vocabulary) * 7919 + number * 31) % 997 / np.float32(997)
-        logits[_next(text, self._seed)] = 5
-        found: NDArray[np.float32] = logits.astype(np.float32)
-        return found
-
-
-class FakeGenerator(StepGenerator):
-    """Over a `FakeStepper`, which is at hand as ``stepper``."""
-
-    def __init__(self, stepper: FakeStepper, generation: Generation, vocabulary: int) -> None:
-        self.stepper = stepper
-        length = min(generation.max_length, stepper.max_length)
-        tokens = generation.cache_tokens or _ROWS * length
-        limits = Limits(_ROWS, length, tokens, vocabulary)
-        super().__init__(stepper, limits, generation.tokenizer, "FAKE")
-
-
-def generative_tokenizer() -> str:
-    """A byte-level tokenizer.json that knows a few words as well, w0 to w99, which are the tokens
-    that `FakeStepper` says; a text begins with [BOS]."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-
-    space = "\u0120"  # a blank, as byte-level tokenizers write it
-    words = [f"{space}w{number}" for number in range(_WORDS)]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = [*_SPECIAL, *words, *letters, f"{space}w"]
-    merges = [(space, "w")]
-    merges += [(word[:-1], word[-1]) for word in sorted(words, key=len)]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer: Any = Tokenizer(models.BPE(vocabulary, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(piece, special=True) for piece in _SPECIAL])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[BOS] $A", special_tokens=[("[BOS]", vocabulary["[BOS]"])]
-    )
-    written: str = tokenizer.to_str()
-    return written
-
-
-def vocabulary_size() -> int:
-    """Of `generative_tokenizer`."""
-    return len(json.loads(generative_tokenizer())["model"]["vocab"])
 
 
 @dataclass(frozen=True)
@@ -161,10 +48,10 @@ class GeneratorCase:
     """What a backend's generator is checked with: a decoder's graph, in the backend's own form and
     with its vocabulary, and what the decoder says.
 
-    ``greedy`` gives the original's most likely answer to a prompt, of so many tokens;
-    ``log_probabilities`` those of the token after it [vocabulary], within ``tolerance``. A text has
-    up to ``max_length`` tokens, and those of prompts are in ``words``; ``tokenizer`` is a
-    tokenizer.json.
+    ``greedy`` gives the original's most likely answer to a prompt, of so many tokens; ``logits``
+    those of the token after a text [vocabulary], by which log-probabilities are within
+    ``tolerance``. A text has up to ``max_length`` tokens, and those of prompts are in ``words``;
+    ``tokenizer`` is a tokenizer.json.
     """
 
     backend: Backend
@@ -174,7 +61,7 @@ class GeneratorCase:
     words: range
     max_length: int
     greedy: Callable[[Sequence[int], int], list[int]]
-    log_probabilities: Callable[[Sequence[int]], NDArray[Any]]
+    logits: Callable[[Sequence[int]], NDArray[Any]]
     directory: Path
     tolerance: float = 1e-3
 
@@ -190,16 +77,13 @@ class GeneratorCase:
     def prompts(self, count: int) -> list[list[int]]:
         """Of different lengths, the same each time."""
         random = np.random.default_rng(0)
-        words = [self.words.start, self.words.stop]
-        return [random.integers(*words, 1 + 3 * row % 8).tolist() for row in range(count)]
+        lengths = [1 + 3 * row % 8 for row in range(count)]
+        low, high = self.words.start, self.words.stop
+        return [random.integers(low, high, length).tolist() for length in lengths]
 
     def _build(self) -> tuple[Path, Compiled, Aside]:
         folder, aside = self.directory / "artifact", Aside(self.directory / "aside")
         kept = self.directory / "compiled.json"
-        import msgspec
-
-        from lepton_edge.backend import Compiled
-
         if kept.exists():
             return folder, msgspec.json.decode(kept.read_bytes(), type=Compiled), aside
         for each in (folder, self.directory / "aside"):
@@ -218,6 +102,25 @@ class GeneratorCase:
         stepper = self.backend.prove_steps(folder, compiled, aside)
         limits = Limits(_ROWS, self.max_length, _ROWS * self.max_length)
         return StepGenerator(stepper, limits, self.tokenizer, "PROOF")
+
+
+def fake_generator_case(backend: Backend, target: Target, directory: Path) -> GeneratorCase:
+    """The case of `lepton_edge.testing.FakeBackend`."""
+    tokenizer = directory / "tokenizer.json"
+    tokenizer.write_text(generative_tokenizer(), encoding="utf-8")
+
+    def greedy(prompt: Sequence[int], count: int) -> list[int]:
+        return fake_answer(prompt, count, stops=False)
+
+    def logits(text: Sequence[int]) -> NDArray[Any]:
+        stepper = FakeStepper(0, vocabulary_size(), len(text))
+        stepper.start(1)
+        ids = np.array([text])
+        found: NDArray[Any] = stepper.step(ids, np.ones_like(ids), np.arange(len(text))[None])[0]
+        return found
+
+    graph = generative_graph()
+    return GeneratorCase(backend, graph, target, tokenizer, WORDS, 96, greedy, logits, directory)
 
 
 def tokens_of(stream: TokenStream) -> list[int]:
@@ -291,7 +194,7 @@ def check_logprobs(case: GeneratorCase) -> None:
     for chunk in wanted:
         assert len(chunk.logprobs) == len(chunk.tokens)
         for token, logprob in zip(chunk.tokens, chunk.logprobs, strict=True):
-            expected = log_probability(case.log_probabilities(text), token)
+            expected = log_probability(case.logits(text), token)
             assert abs(logprob - expected) < case.tolerance
             text.append(token)
 
@@ -353,7 +256,7 @@ def check_generator_close(case: GeneratorCase) -> None:
     generator refuses requests."""
     prompt = case.prompts(3)[2]
     with case.opened() as generator:
-        streams = generator.submit([Request(prompt, case.max_length - len(prompt))] * 12)
+        streams = generator.submit([Request(prompt, case.max_length - len(prompt))] * 40)
         next(streams[0])
         threads = [threading.Thread(target=generator.close) for _ in range(2)]
         for thread in threads:
