@@ -73,9 +73,9 @@ class Compiled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Graph:
     """A model's computation, made once and compiled by every backend.
 
-    Exactly one of ``program`` (a `torch.export.ExportedProgram`), ``onnx`` (a file) and ``ir`` (a
-    folder with a decoder's OpenVINO IR, whose ports nobody described: ``inputs`` and ``outputs`` are
-    empty) is set.
+    Exactly one of ``program`` (a `torch.export.ExportedProgram`), ``onnx`` (a file) and ``ir`` is
+    set: a folder with a decoder's OpenVINO IR, whose ports nobody described, so that ``inputs`` and
+    ``outputs`` are empty.
     """
 
     inputs: tuple[TensorSpec, ...]

@@ -245,8 +245,9 @@ def _without_prefix(pre_tokenizer: Any) -> None:
     """Where only one text may follow, llguidance tokenizes it, and takes the blank that some
     tokenizers put before any text for a part of it."""
     if isinstance(pre_tokenizer, dict):
-        if pre_tokenizer.get("type") == "ByteLevel":
-            pre_tokenizer["add_prefix_space"] = False
+        for setting, none in (("add_prefix_space", False), ("prepend_scheme", "never")):
+            if setting in pre_tokenizer:
+                pre_tokenizer[setting] = none
         for each in pre_tokenizer.get("pretokenizers", ()):
             _without_prefix(each)
 

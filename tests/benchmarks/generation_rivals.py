@@ -193,8 +193,8 @@ def openvino_genai(
 
 def lepton_edge(bundle: Path, name: str = OURS, **options: Any) -> Worker:
     """lepton-edge's own API; ``options`` are those of `lepton_edge.load`."""
-    command = [sys.executable, _WORKERS / "run_lepton_edge.py", bundle, json.dumps(options)]
-    return Worker(name, command, several=True)
+    script, given = _WORKERS / "run_lepton_edge.py", json.dumps(options)
+    return Worker(name, [sys.executable, script, bundle, given], several=True)
 
 
 @dataclass(frozen=True)

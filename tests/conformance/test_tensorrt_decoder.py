@@ -15,7 +15,7 @@ pytest.importorskip("lepton_edge_tensorrt", reason="the TensorRT backend is not 
 from lepton_edge_tensorrt import compile as compiling
 from lepton_edge_tensorrt.backend import TensorRTBackend
 from lepton_edge_tensorrt.library import Flavour, flavour
-from lepton_edge_tensorrt.plan import ENGINE, ONNX, Range, read_plan
+from lepton_edge_tensorrt.plan import ENGINE, ONNX, Range, profiles_of, read_plan
 
 from lepton_edge.backend import Aside, Compiled, Graph, Precision
 from lepton_edge.builder.decoder import decoder_graph
@@ -118,6 +118,18 @@ def test_one_profile_takes_an_empty_cache_and_a_full_one(build: Build) -> None:
     for place in ("smallest", "best", "largest"):
         new, total = (getattr(profile[name], place)[1] for name in ("input_ids", "attention_mask"))
         assert getattr(profile["past.0.key"], place)[2] + new == total
+
+
+def test_a_step_of_a_long_context_is_short(graph: Graph) -> None:
+    """Scratch memory has room for the scores of its attention; the stepper takes turns."""
+    largest = {"length": 8192, "total": 8192}
+    (profile,) = profiles_of(graph.inputs, largest, BACKEND.Options())
+    new, total, past = (
+        profile[name].largest for name in ("input_ids", "attention_mask", "past.0.key")
+    )
+    assert new[1] == 256
+    assert past[2] == 8192 - 1
+    assert total[1] == past[2] + new[1]
 
 
 @pytest.mark.parametrize(("precision", "share"), [("int8-weights", 0.85), ("int4-weights", 0.75)])

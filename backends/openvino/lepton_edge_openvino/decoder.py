@@ -18,7 +18,13 @@ from lepton_edge_openvino.options import OpenVINOOptions
 from lepton_edge_openvino.quantize import with_small_weights
 from lepton_edge_openvino.stateful import BEAM_IDX, is_paged, make_stateful
 from lepton_edge_openvino.tables import with_small_tables
-from lepton_edge_openvino.vocabulary import DETOKENIZER, GENERATIVE_MODEL, write_vocabulary
+from lepton_edge_openvino.vocabulary import (
+    DETOKENIZER,
+    GENERATIVE_MODEL,
+    TOKENIZER,
+    write_tokenizer,
+    write_vocabulary,
+)
 
 Say = Callable[[str], None]
 Specs = tuple[TensorSpec, ...]
@@ -70,6 +76,7 @@ def generative_ir_from_graph(
         stored = _save(model, graph, precision, directory)
         if graph.vocabulary is not None:
             write_vocabulary(graph.vocabulary, directory / DETOKENIZER)
+            write_tokenizer(directory / TOKENIZER)
         paged = is_paged(model)
     return Compiled(
         precision=stored,

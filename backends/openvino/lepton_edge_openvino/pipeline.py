@@ -14,7 +14,7 @@ from lepton_edge_openvino.library import last_line, openvino
 from lepton_edge_openvino.requests import Requests
 from lepton_edge_openvino.session import COMPUTE
 from lepton_edge_openvino.stateful import cache_specs
-from lepton_edge_openvino.vocabulary import GENERATIVE_MODEL
+from lepton_edge_openvino.vocabulary import DETOKENIZER, GENERATIVE_MODEL, end_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def open_generator(
             adapters.names if adapters else (),
             guesses,
             samples=generation.draft is None,
-            end=_end(pipeline),
+            end=end_tokens(directory / DETOKENIZER),
         )
         _warm_up(pipeline, requests)
     except RuntimeError as error:
@@ -140,12 +140,6 @@ def _warm_up(pipeline: Any, requests: Requests) -> None:
     pipeline.add_request(0, requests.any_prompt(), requests.plain(2))
     while pipeline.has_non_finished_requests():
         pipeline.step()
-
-
-def _end(pipeline: Any) -> tuple[int, ...]:
-    """The token that ends an answer, by the vocabulary's file, if there is one."""
-    found = int(pipeline.get_tokenizer().get_eos_token_id())
-    return (found,) if found >= 0 else ()
 
 
 def cache_tokens(compiled: Compiled, generation: Generation) -> int:

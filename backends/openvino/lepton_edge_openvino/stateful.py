@@ -71,7 +71,7 @@ def is_paged(model: Any) -> bool:
         paged_attention_transformation(copy)
     except RuntimeError:  # no attention that it knows
         return False
-    found = [_paged_window(each) for each in _of_type(copy, "PagedAttentionExtension")]
+    found = [_paged_window(each) or 0 for each in _of_type(copy, "PagedAttentionExtension")]
     return len(found) == len(attentions) and not Counter(windows) - Counter(found)
 
 

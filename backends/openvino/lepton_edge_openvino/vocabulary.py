@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # The files that openvino-genai looks for.
 GENERATIVE_MODEL = "openvino_model.xml"
+TOKENIZER = "openvino_tokenizer.xml"
 DETOKENIZER = "openvino_detokenizer.xml"
 
 
@@ -58,6 +59,49 @@ def write_vocabulary(vocabulary: Vocabulary, file: Path) -> None:
     for place, operation in enumerate(model.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{place}")
     library.save_model(model, str(file), compress_to_fp16=False)
+
+
+def end_tokens(file: Path) -> tuple[int, ...]:
+    """The token that ends an answer, by what `write_vocabulary` wrote, if there is such a file.
+
+    openvino-genai does not say it: it asks a tokenizer, of which there is none (2026.4.1).
+    """
+    from xml.etree import ElementTree
+
+    if not file.is_file():
+        return ()
+    try:
+        found = ElementTree.parse(file).find("rt_info/eos_token_id")
+    except ElementTree.ParseError as error:
+        raise BackendError(f"{file} cannot be read: {error}", hint="build it again") from error
+    return () if found is None else (int(found.attrib["value"]),)
+
+
+def write_tokenizer(file: Path) -> None:
+    """Write a tokenizer that takes every text for one token. The core makes tokens; openvino-genai
+    only asks whether a model's and its draft's tokenizers give the same."""
+    import numpy as np
+    from openvino import opset15 as ops
+
+    library = openvino()
+    text = ops.parameter([-1], dtype=library.Type.string, name="text")
+    begins = ops.string_tensor_unpack(text).output(0)
+    rows = ops.shape_of(begins, output_type="i64")
+    shape = ops.concat([rows, ops.constant(np.array([1], np.int64))], axis=0)
+    results = []
+    for name, value in (("input_ids", 0), ("attention_mask", 1)):
+        tokens = ops.broadcast(ops.constant(np.int64(value)), shape)
+        tokens.output(0).get_tensor().set_names({name})
+        results.append(ops.result(tokens))
+    model = library.Model(results, [text], "tokenizer")
+    _number(model)
+    library.save_model(model, str(file), compress_to_fp16=False)
+
+
+def _number(model: Any) -> None:
+    """Names by place: the same bytes, whatever was made before."""
+    for place, operation in enumerate(model.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{place}")
 
 
 def _packed(tokens: Sequence[bytes]) -> list[Any]:

@@ -21,6 +21,10 @@ ENGINE = "model.engine"
 PLAN = "plan.json"
 SCHEMA = 1
 _DEFAULT_LENGTH = 512
+# New tokens of a decoder's step: a longer prompt is given in turns (`stepper`). The scores of
+# attention are as many as these times the context, for each row and head, and scratch memory has
+# room for them from the beginning.
+_LONGEST_STEP = 256
 # Of a text alone, most are short.
 _SINGLE_LENGTH = 32
 
@@ -107,6 +111,8 @@ def profiles_of(
     if any("past" in spec.shape for spec in specs):
         context = largest.get("total", max(length, _DEFAULT_LENGTH))
         source = largest.get("source", context)
+        if "source" not in largest:
+            length = min(length, _LONGEST_STEP)
         return (_decoder_profile(specs, length, context, source, options),)
     one = _profile(
         specs,
