@@ -41,6 +41,21 @@ CASES: list[tuple[Any, list[str], list[str]]] = [
     ({"type": "string", "pattern": "a|^b"}, ['"xa"', '"bx"'], ['"xb"', '"B"']),
     ({"type": "string", "pattern": "^a*$", "maxLength": 1}, ['""', '"a"'], ['"aa"']),
     ({"type": "string", "pattern": '^["\n]$'}, ['"\\""', '"\\n"'], ['"n"', '"\\"\\n"']),
+    (
+        {"type": "string", "pattern": "^[A-Z][a-z]*$", "minLength": 2, "maxLength": 3},
+        ['"Ab"', '"Abc"'],
+        ['"A"', '"Abcd"', '"ab"'],
+    ),
+    (
+        {"type": "string", "pattern": "^(a{2,}|[bc]{2}?)$", "maxLength": 3},
+        ['"aa"', '"aaa"', '"bc"'],
+        ['"aaaa"', '"b"'],
+    ),
+    (
+        {"type": "string", "pattern": "^(ab)*$", "minLength": 3, "maxLength": 6},
+        ['"abab"'],
+        ['"ab"'],
+    ),
     ({"enum": [1, "a", None, [2.5]]}, ["1", '"a"', "null", "[2.5]"], ["2", "a", "[]"]),
     ({"type": "string", "enum": ["a", 1]}, ['"a"'], ["1"]),
     ({"enum": [1, True], "const": True}, ["true"], ["1"]),

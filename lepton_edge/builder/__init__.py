@@ -201,14 +201,15 @@ def _load(
         from lepton_edge.builder.openvino_ir import load_ir
 
         return load_ir(Path(wanted.openvino_ir), recipe)
-    from lepton_edge.builder.huggingface import load_folder
-
     if wanted.hub:
+        # Before transformers is imported: what it says to a hub is decided then.
         from lepton_edge.builder import hub
 
         folder = hub.download(wanted.hub, str(wanted.revision), with_code=trust_remote_code)
     else:
         folder = Path(str(wanted.path))
+    from lepton_edge.builder.huggingface import load_folder
+
     return load_folder(
         folder,
         recipe,

@@ -126,11 +126,14 @@ def _print_generation(bundle: Bundle) -> None:
 def _print_facts(bundle: Bundle) -> None:
     manifest = bundle.manifest
     labels = manifest.task_config.get("labels")
+    languages = manifest.task_config.get("languages")
     source = manifest.source
     facts = {
         "bundle": f"{manifest.name} {manifest.version}, {mebibytes(bundle.size)}",
         "description": manifest.description,
-        "task": manifest.task + (f", {len(labels)} labels" if labels else ""),
+        "task": manifest.task
+        + (f", {len(labels)} labels" if labels else "")
+        + (f", {len(languages)} languages" if languages else ""),
         "text": f"up to {manifest.text.max_length} tokens, then {manifest.text.on_long_text}",
         "licence": manifest.license or "not stated",
         "source": f"{source.kind} {source.name}, {source.architecture}"

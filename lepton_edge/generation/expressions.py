@@ -234,6 +234,17 @@ def size(expression: Expression) -> int:
     return sum(found) if isinstance(expression, (Series, Lexeme)) else 1
 
 
+def count(expression: Expression) -> int:
+    """Of how many lexemes, rules and what joins them it is made. A choice of lexemes is one."""
+    if isinstance(expression, (Lexeme, Rule)):
+        return 1
+    if isinstance(expression, Choice) and all(
+        isinstance(each, Lexeme) for each in expression.parts
+    ):
+        return 1
+    return 1 + sum(map(count, parts_of(expression)))
+
+
 def pruned(rules: Rules) -> Rules:
     """The same, without what no text ever ends: its start is `NOTHING` where no text is left."""
     ending: set[str] = set()

@@ -25,6 +25,7 @@ from lepton_edge.generation.expressions import (
     Rules,
     Series,
     choice,
+    count,
     lexeme,
     of_length,
     optional,
@@ -57,6 +58,10 @@ from lepton_edge.generation.regular import MOST_CHARACTERS, containing
 
 _LONGEST = 1_000_000
 _DEEPEST = 64
+# xgrammar takes 2 s to compile as many, during which no text goes on, and overflows its stack with
+# ten times as many (openvino-genai 2026.4.1).
+_MOST_PARTS = 15_000
+_MOST_TOLD_APART = 256
 
 # What describes and does not constrain.
 _DESCRIPTIVE = frozenset(
@@ -95,6 +100,14 @@ def rules_of_schema(source: str) -> Rules:
             f"the JSON schema repeats too much: its longest answer has {total:,} characters, and "
             f"{MOST_CHARACTERS:,} are allowed",
             hint="a smaller maxLength or maxItems; one that is absent is no limit",
+        )
+    parts = count(rules.start) + sum(map(count, rules.named.values()))
+    if parts > _MOST_PARTS:
+        raise InputError(
+            f"the JSON schema is too large: its grammar has {parts:,} parts, and {_MOST_PARTS:,} "
+            "are allowed",
+            hint="fewer properties, above all ones that are not required; a $ref for what is there "
+            "many times",
         )
     return rules
 
@@ -181,6 +194,12 @@ class _Reader:
             _fault(path, f"{keyword} is {_brief(given)}: it is a list of schemas")
         if keyword == "allOf" and len(given) > 1:
             _fault(path, "allOf has several schemas: write them as one")
+        if keyword == "oneOf" and len(given) > _MOST_TOLD_APART:
+            _fault(
+                path,
+                f"oneOf has {len(given):,} schemas: {_MOST_TOLD_APART} at most are told apart",
+                "write anyOf",
+            )
         if keyword == "oneOf":
             for second, schema in enumerate(given):
                 for first in range(second):

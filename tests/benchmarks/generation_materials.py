@@ -54,8 +54,7 @@ def materials(
         if reason := _no_llama(python):
             python, missing = None, [f"llama.cpp was not measured: {reason}."]
         else:
-            say("converting for llama.cpp")
-            gguf = _gguf(python, shape, shapes)
+            gguf = _gguf(python, shape, shapes, say)
     if bundle is None:
         say("building the bundle")
         bundle = _built(make(shape, shapes), folder)
@@ -95,10 +94,11 @@ def _no_llama(python: str) -> str:
     return ""
 
 
-def _gguf(python: str, shape: Shape, shapes: Path) -> Path:
+def _gguf(python: str, shape: Shape, shapes: Path, say: Callable[[str], None]) -> Path:
     """By that Python, which needs the package gguf too where the file is not there yet."""
     file = shapes / f"{shape.name}-q4_0.gguf"
     if not file.exists():
+        say("converting for llama.cpp")
         folder = str(make(shape, shapes).resolve())
         command = [python, "-m", "tests.benchmarks.gguf_file", folder, str(file.resolve())]
         subprocess.run(command, check=True, cwd=REPOSITORY, timeout=_CONVERTING)

@@ -113,8 +113,7 @@ def test_a_config_of_another_model_is_refused(
 @pytest.mark.parametrize(
     ("model_type", "architecture"),
     [
-        ("llama", "LlamaForCausalLM"),
-        ("t5", "T5ForConditionalGeneration"),
+        ("pegasus", "PegasusForConditionalGeneration"),
         ("vit", "ViTForImageClassification"),
         ("never-heard-of", "NeverModel"),
     ],

@@ -426,6 +426,10 @@ def test_inspect_shows_it(bart: Case) -> None:
     assert "artifacts/intel-cpu/decoder/model.xml" in shown.stdout
 
 
+def test_inspect_counts_the_languages(nllb: Case) -> None:
+    assert "translation, 4 languages" in invoke("inspect", nllb.bundle.path).stdout
+
+
 def test_a_damaged_decoder_is_not_opened(bart: Case, tmp_path: Path) -> None:
     other = copied(bart.bundle, tmp_path)
     flip_byte(other.path / "artifacts/intel-cpu/decoder/model.bin")

@@ -202,6 +202,36 @@ def test_a_schema_takes_what_is_valid_and_nothing_else(
         check_answer(json_schema(schema), answer)
 
 
+@pytest.mark.parametrize("is_required", [True, False])
+def test_an_object_may_have_many_properties(letters: GrammarTokens, is_required: bool) -> None:
+    names = [f"property {number}" for number in range(1500 if is_required else 500)]
+    schema: Schema = {"properties": {name: {"type": "null"} for name in names}}
+    if is_required:
+        schema["required"] = names
+    subset = names if is_required else names[3::7]
+    for kept in (subset, subset[:-1], subset[1:]):
+        text = json.dumps(dict.fromkeys(kept), separators=(",", ":"))
+        is_valid = not is_required or kept == names
+        assert accepts(letters, json_schema(schema), text) == is_valid
+    unordered = json.dumps(dict.fromkeys([*subset[1:], subset[0]]), separators=(",", ":"))
+    assert not accepts(letters, json_schema(schema), unordered)
+
+
+@given(
+    size=st.integers(1, 20), required=st.sets(st.integers(0, 19)), kept=st.sets(st.integers(0, 19))
+)
+@settings(deadline=None, max_examples=200)
+def test_properties_may_be_left_out_but_those_that_are_required(
+    letters: GrammarTokens, size: int, required: set[int], kept: set[int]
+) -> None:
+    names = [chr(ord("a") + number) for number in range(size)]
+    needed = [name for number, name in enumerate(names) if number in required]
+    written = [name for number, name in enumerate(names) if number in kept]
+    schema = {"properties": {name: {"type": "null"} for name in names}, "required": needed}
+    text = json.dumps(dict.fromkeys(written), separators=(",", ":"))
+    assert accepts(letters, json_schema(schema), text) == (set(needed) <= set(written))
+
+
 @pytest.mark.parametrize("form", ["date", "time", "date-time", "uuid", "ipv4"])
 def test_a_format_is_what_python_reads(tokens: GrammarTokens, form: str) -> None:
     read: dict[str, Any] = {
@@ -339,6 +369,11 @@ def test_what_a_pydantic_model_writes_may_be_given(letters: GrammarTokens) -> No
         (False, "no value that ends"),
         (3, "3 is not a schema"),
         ({"type": "string", "maxLength": 10**7}, "repeats too much"),
+        ({"properties": {f"p{number}": {} for number in range(2000)}}, "is too large"),
+        ({"oneOf": [{"const": number} for number in range(257)]}, "oneOf has 257 schemas"),
+        ({"type": "string", "format": ["date"]}, "not a text"),
+        ({"type": "string", "pattern": None}, "not a text"),
+        ({"type": "string", "pattern": "^[a-z]{5,8}$", "maxLength": 3}, "as long as"),
     ],
 )
 def test_a_schema_that_cannot_be_held_to_is_refused(schema: Schema, message: str) -> None:
@@ -418,6 +453,7 @@ def test_a_regular_expression_that_no_grammar_can_hold_to_is_refused(
     assert message in caught.value.message
 
 
+@pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")
 @given(source=st.text(st.sampled_from("ab()[]{}*+?|^$\\.,-12dwWsx:=<P"), max_size=12))
 @settings(deadline=None, max_examples=300)
 def test_whatever_is_asked_is_taken_as_python_takes_it_or_refused(source: str) -> None:

@@ -6,6 +6,7 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge.backend import Generator
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 Choice = tuple[tuple[str, float], ...]
 """Adapters by name, and how strong each is."""
 
-# A step that fails with nothing to blame may have been a cancelled request's.
-_BLAMELESS = 3
+# How often a step may fail with nothing left but what was cancelled.
+_TRIES = 3
 
 
 class _Running:
@@ -33,7 +34,8 @@ class _Running:
         self.config = config
         self.stream = stream
         self.handle: Any = None  # openvino-genai's, once it has the request
-        self.begun = False  # whether it has a token
+        self.answer: list[int] = []
+        self.suspect = False  # whether it was beside others when a step failed
 
 
 class OpenVINOGenerator(Generator):
@@ -63,7 +65,6 @@ class OpenVINOGenerator(Generator):
         self._chosen: Choice = ()
         self._waiting: deque[_Running] = deque()
         self._running: dict[TokenStream, _Running] = {}
-        self._failures = 0
         self._number = 0
         self._closed = False
         self._work = threading.Condition()
@@ -108,7 +109,6 @@ class OpenVINOGenerator(Generator):
         while self._next():
             try:
                 self._pipeline.step()
-                self._failures = 0
             except Exception as error:  # of a library in C++, of any kind
                 self._blame(error)
             self._hand_out()
@@ -138,6 +138,8 @@ class OpenVINOGenerator(Generator):
         """Give the pipeline the requests that can be answered beside those that run."""
         while self._waiting:
             first = self._waiting[0]
+            if first.suspect and any(not each.answer for each in self._running.values()):
+                return
             if first.request.adapters != self._chosen and not self._choose(first):
                 return
             self._waiting.popleft()
@@ -187,7 +189,7 @@ class OpenVINOGenerator(Generator):
         reason = _REASONS.get(output.finish_reason.name)
         if not tokens and reason is None:
             return
-        running.begun = True
+        running.answer += tokens
         logprobs = tuple(output.generated_log_probs) if running.request.logprobs else ()
         if reason is not None:
             with self._work:
@@ -202,23 +204,50 @@ class OpenVINOGenerator(Generator):
 
     def _blame(self, error: Exception) -> None:
         """A step failed, and will again until the request that it fails for is gone: one that has
-        no token yet, the newest of them first."""
+        no token yet. Where there are several, they are begun again one by one. So is what was
+        computed beside it, from where it was: the library is still in the middle of that step."""
         with self._work:
             found = list(self._running.values())
-            if not found:
-                self._failures += 1
-                self._closed = self._closed or self._failures == _BLAMELESS
-        if found:
-            waiting = [running for running in found if not running.begun] or found
-            self._end(waiting[-1], _failure(error))
+            self._running.clear()
+            for running in found:
+                running.handle.cancel()
+        self._settle()
+        new = [running for running in found if not running.answer]
+        culprit = (new or found)[-1] if found and len(new) < 2 else None
+        for running in reversed(found):
+            again = None if running is culprit else self._again(running)
+            if again is None:
+                running.stream.fail(_failure(error))
+            else:
+                with self._work:
+                    self._waiting.appendleft(again)
+
+    def _again(self, running: _Running) -> _Running | None:
+        """The rest of an answer as a request; None where its beginning cannot be told apart from
+        the prompt."""
+        request, done = running.request, len(running.answer)
+        sampling = request.sampling
+        if done and (request.grammar or sampling.presence_penalty or sampling.frequency_penalty):
+            return None
+        rest = replace(
+            request,
+            prompt=[*request.prompt, *running.answer],
+            max_tokens=request.max_tokens - done,
+        )
+        again = _Running(rest, self._requests.config(rest, self.max_length), running.stream)
+        again.suspect = not done
+        return again
 
     def _settle(self) -> None:
-        """Let go of what was cancelled: a pipeline that ends with pages in use complains."""
-        try:
-            while self._pipeline.has_non_finished_requests():
-                self._pipeline.step()
-        except Exception:
-            return  # it ends in any case
+        """Let the pipeline let go of what was cancelled, which a failed step may need twice."""
+        for _ in range(_TRIES):
+            try:
+                while self._pipeline.has_non_finished_requests():
+                    self._pipeline.step()
+                return
+            except Exception:
+                continue
+        self._closed = True  # it cannot be used any more
 
 
 _REASONS: dict[str, FinishReason] = {"STOP": "stop", "LENGTH": "length"}
