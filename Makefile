@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARG
 DEMO = out/demo
 
 .DEFAULT_GOAL = help
-.PHONY: help demo install dev test lint docs families bench precisions gains engines clean
+.PHONY: help demo install dev test lint docs families bench precisions gains engines generation clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ gains: dev ## Measure what tuning and the model cache gain (minutes; needs ../sh
 
 engines: dev ## Measure what building for NVIDIA takes and gives (a quarter of an hour; needs ../shared)
 	$(BIN)/python -m tests.benchmarks.engines
+
+generation: dev ## Measure how fast text is generated (half an hour; see CONTRIBUTING for llama.cpp)
+	$(BIN)/python -m tests.benchmarks.generation
 
 install: $(VENV)/installed
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from lepton_edge.tasks.text_generation import TextGeneration, TextGenerationParameters
 
 
-_EXAMPLE, _EXAMPLE_TOKENS = "Once upon a time", 2
+# What warms up: somewhat more than the 256 tokens that openvino-genai takes of a prompt at a time,
+# so that what it makes ready for as many is there before the first long prompt.
+_EXAMPLE, _EXAMPLE_TOKENS = "Once upon a time. " * 56, 2
 # The variable that Qwen3 gave to templates with such a switch, and others took over.
 _THINKING = "enable_thinking"
 
@@ -101,7 +103,11 @@ class Prompts:
 
     def example(self) -> tuple[str, dict[str, Any]]:
         """A prompt and parameters to warm up with."""
-        return _EXAMPLE, {"max_tokens": _EXAMPLE_TOKENS, "temperature": 0.0}
+        return _EXAMPLE, {
+            "max_tokens": _EXAMPLE_TOKENS,
+            "temperature": 0.0,
+            "on_long_prompt": "truncate",
+        }
 
     def read(self, given: Any, asked: TextGenerationParameters, position: int) -> Prompt:
         """A prompt as the user gave it. ``position`` is its place in a list, from 1, for messages.

@@ -87,7 +87,6 @@ def open_generator(
             samples=generation.draft is None,
             end=end_tokens(directory / DETOKENIZER),
         )
-        _warm_up(pipeline, requests)
     except RuntimeError as error:
         raise BackendError(
             f"openvino-genai cannot open {directory} on {device}: {last_line(error)}",
@@ -133,13 +132,6 @@ def _by_steps(
     )
     stepper = open_stepper(core, directory, compiled, device)
     return StepGenerator(stepper, limits, generation.tokenizer, device)
-
-
-def _warm_up(pipeline: Any, requests: Requests) -> None:
-    """The first inference writes the weights in the order that the processor wants them."""
-    pipeline.add_request(0, requests.any_prompt(), requests.plain(2))
-    while pipeline.has_non_finished_requests():
-        pipeline.step()
 
 
 def cache_tokens(compiled: Compiled, generation: Generation) -> int:
