@@ -247,6 +247,8 @@ class Backend(ABC):
     Options: ClassVar[type]
     decoder: ClassVar[DecoderForm] = DecoderForm()
     """How `build` wants the graph of a decoder's step."""
+    takes_adapters: ClassVar[bool] = False
+    """Whether `load_generator` takes LoRA adapters."""
     unstable: ClassVar[tuple[str, ...]] = ()
     """Files of an artifact that the vendor's compiler writes differently each time."""
 

@@ -35,6 +35,7 @@ from lepton_edge.tasks import TASKS, task_class
 _Fault = tuple[int, str]
 _Options = TypeVar("_Options")
 _NotEmpty = Annotated[str, Field(min_length=1)]
+AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _HINT = "lepton-edge recipes shows examples; lepton-edge recipes --schema, every key"
 
 
@@ -222,6 +223,9 @@ class Recipe(_Section):
     """How good the compiled model must be at its task."""
     index: Index | None = None
     """With feature-extraction: texts to search, as a part of the bundle."""
+    adapters: dict[AdapterName, _NotEmpty] = {}
+    """With text-generation: LoRA adapters by name, each a safetensors file or a folder of PEFT's.
+    They become a part of the bundle, and a call chooses among them."""
     task_options: dict[str, Any] = {}
     """The task's own block."""
     backends: dict[str, dict[str, Any]] = {}
@@ -304,6 +308,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     }
     options = recipe.task_options
     files = {key: str(path.parent / options[key]) for key in _FILES if options.get(key)}
+    update["adapters"] = {name: str(path.parent / each) for name, each in recipe.adapters.items()}
     return recipe.model_copy(update={**update, "task_options": {**options, **files}})
 
 

@@ -50,9 +50,12 @@ class FakeStepper:
     those of each step's input; ``fail_with``, where set, is raised by the next step, once.
     """
 
-    def __init__(self, seed: int, vocabulary: int, max_length: int) -> None:
+    def __init__(
+        self, seed: int, vocabulary: int, max_length: int, max_batch: int = 2**31 - 1
+    ) -> None:
         self.details = {"compute": "fp32"}
         self.max_length = max_length
+        self.max_batch = max_batch
         self.shapes: list[tuple[int, ...]] = []
         self.fail_with: Exception | None = None
         self.has_cache = self.is_closed = False

@@ -78,6 +78,12 @@ def build(  # noqa: PLR0913  (keywords all but one)
         backend.decoder.keeps_dtype for backend in backends.values()
     )
     plan = Plan.of(recipe, _load(source, recipe, trust_remote_code, keeps_dtype))
+    if recipe.adapters and plan.task.name != "text-generation":
+        raise RecipeError(
+            f"the recipe {recipe.name} has adapters, and its task is {plan.task.name}: they are "
+            "for text-generation",
+            hint="leave the adapters out, or merge one into the model (PEFT's merge_and_unload)",
+        )
     kind = _kind(plan.task.name)
     work_of = kind(plan, [(each, backends[each.name]) for each in targets], created, say)
     with new_directory(final, replace=force) as work, tempfile.TemporaryDirectory() as scratch:

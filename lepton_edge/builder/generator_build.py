@@ -3,6 +3,7 @@ and what it lost."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,13 +14,14 @@ import msgspec
 
 from lepton_edge.backend import Aside, Backend, DecoderForm, Graph, Quantization, Vocabulary
 from lepton_edge.builder import parity
+from lepton_edge.builder.adapters import copy_adapters, find_adapters, prove_adapters
 from lepton_edge.builder.causal_lm import CausalLM
 from lepton_edge.builder.openvino_ir import ForeignIR
 from lepton_edge.builder.quality import generation
 from lepton_edge.bundle import TOKENIZER, describe_files
 from lepton_edge.bundle.hashing import digest_of
 from lepton_edge.bundle.manifest import Artifact
-from lepton_edge.errors import ParityError, RecipeError
+from lepton_edge.errors import ParityError, RecipeError, SourceError
 from lepton_edge.generation.grammar import token_bytes
 from lepton_edge.runtime.text import TextEncoder, Tokenization
 
@@ -64,6 +66,8 @@ class GeneratorBuild:
         self._say = say
         self._original = original
         self._room = plan.text.max_length
+        model = original.model if isinstance(original, CausalLM) else None
+        self._adapters = find_adapters(plan, targets, model)
 
     def artifacts(self, work: Path, scratch: Path) -> tuple[Artifact, ...]:
         """One for each target, in the bundle's folder ``work``.
@@ -80,8 +84,9 @@ class GeneratorBuild:
         if isinstance(self._original, CausalLM):
             say("running the original")
             reference = generation.refer(self._original, sample, self._room)
-        vocabulary = Vocabulary(token_bytes(work / TOKENIZER), tuple(plan.task.config.stop_tokens))
+        vocabulary = self._vocabulary(work)
         quantization = self._calibration(encoder)
+        adapters = copy_adapters(self._adapters, work)
         graphs: dict[DecoderForm, Graph] = {}
         found = []
         for target, backend in self._targets:
@@ -90,17 +95,19 @@ class GeneratorBuild:
                 graphs[form] = replace(self._graph(form), vocabulary=vocabulary)
             aside = scratch / target.name
             aside.mkdir()
-            found.append(
-                self._artifact(
-                    target,
-                    backend,
-                    graphs[form],
-                    quantization,
-                    work,
-                    Aside(aside, say),
-                    (sample, reference),
-                )
+            artifact = self._artifact(
+                target,
+                backend,
+                graphs[form],
+                quantization,
+                work,
+                Aside(aside, say),
+                (sample, reference),
             )
+            found.append(artifact)
+            if adapters:
+                say(f"opening {target.name} with its adapters")
+                prove_adapters(adapters, work, artifact, backend, self._room)
         return tuple(found)
 
     def _artifact(
@@ -155,6 +162,19 @@ class GeneratorBuild:
             return self._original.graph(self._plan.task.name, None, Path())
         self._say("exporting the graph")
         return self._original.step_graph(form, self._room)
+
+    def _vocabulary(self, work: Path) -> Vocabulary | None:
+        """None for a tokenizer whose tokens are no bytes of text: such a model generates, and its
+        answers cannot be held to a grammar."""
+        try:
+            tokens = token_bytes(work / TOKENIZER)
+        except SourceError as error:
+            warnings.warn(
+                f"{error.message}: json_schema and regex will be refused ({error.hint})",
+                stacklevel=2,
+            )
+            return None
+        return Vocabulary(tokens, tuple(self._plan.task.config.stop_tokens))
 
     def _calibration(self, encoder: TextEncoder) -> Quantization | None:
         """The recipe's text, where it has some, for weights that are chosen by what they do."""

@@ -87,4 +87,5 @@ class Plan:
             tools={"lepton-edge": __version__, **{name: version(name) for name in tools}},
             artifacts=artifacts,
             files=describe_files(work),
+            adapters=tuple(recipe.adapters),
         )

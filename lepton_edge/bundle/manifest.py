@@ -23,6 +23,9 @@ ENCODER, DECODER = "encoder", "decoder"
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
+AdapterName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the bundle."""
 
@@ -234,6 +237,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """One for each target."""
     files: dict[str, File]
     """Every file of the bundle but this one, by its path with forward slashes."""
+    adapters: tuple[AdapterName, ...] = ()
+    """LoRA adapters by name, of a model that generates text. The files of each are in
+    `adapters/NAME`."""
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -261,6 +267,11 @@ def decode(data: bytes, where: str) -> Manifest:
         ) from error
     _check_paths(manifest, where)
     return manifest
+
+
+def adapter_directory(name: str) -> str:
+    """Where an adapter's files are, relative to the bundle."""
+    return f"adapters/{name}"
 
 
 def is_safe_path(path: str) -> bool:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.generation import describe_speed, generation_options, print_stream
+from lepton_edge.cli.generation import (
+    SAMPLED,
+    chosen_adapters,
+    describe_speed,
+    generation_options,
+    loading,
+    loading_options,
+    print_stream,
+)
 from lepton_edge.cli.output import json_option, note, to_json
 from lepton_edge.errors import LeptonError
 
@@ -24,6 +32,7 @@ _COMMANDS = """/reset      forget the conversation
 @click.command("chat")
 @click.argument("bundle")
 @generation_options
+@loading_options
 @click.option("--system", help="A message to the model about how to answer.")
 @click.option("--thinking/--no-thinking", default=None, help="Where the model has such a switch.")
 @click.option("--device", help="A target or device, where the bundle or machine has several.")
@@ -44,10 +53,11 @@ def command(
     """
     from lepton_edge.runtime import load
 
-    parameters = {name: value for name, value in given.items() if value is not None}
+    parameters = {name: given[name] for name in SAMPLED if given[name] is not None}
+    parameters |= chosen_adapters(given)
     if thinking is not None:
         parameters["thinking"] = thinking
-    with load(bundle, device) as model:
+    with load(bundle, device, **loading(given)) as model:
         conversation = _Conversation(model, parameters, system, as_json)
         conversation.check()
         if sys.stdin.isatty():

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lepton_edge.runtime.generative_model import TextStream
     from lepton_edge.runtime.model import Model
 
+SAMPLED = ("max_tokens", "temperature", "seed")
+"""The parameters that `generation_options` gives."""
 _OPTIONS = (
     click.option("--max-tokens", type=click.IntRange(min=1), help="How long an answer may be."),
     click.option(
@@ -36,6 +38,49 @@ _SEARCH_OPTIONS = (
         help="With translation and summarization: of how many beginnings the best answer is found.",
     ),
 )
+
+
+_LOADING_OPTIONS = (
+    click.option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="NAME[=STRENGTH]",
+        help="With a model that generates: answer with a LoRA adapter of the bundle.",
+    ),
+    click.option("--draft", metavar="BUNDLE", help="Of a small model whose guesses are checked."),
+    click.option(
+        "--prompt-lookup", is_flag=True, help="With a model that generates: guess from the prompt."
+    ),
+)
+
+
+def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that `loading` reads."""
+    for option in reversed(_LOADING_OPTIONS):
+        command = option(command)
+    return command
+
+
+def loading(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `load` is told of how to generate."""
+    guesses = {"draft": given["draft"], "prompt_lookup": given["prompt_lookup"]}
+    wanted = {name: value for name, value in guesses.items() if value}
+    if wanted and given["adapters"]:
+        raise click.UsageError("tokens are not guessed for a model with adapters")
+    return {**wanted, "adapters": {}} if wanted else {}
+
+
+def chosen_adapters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameter that says which adapters answer, if any was named."""
+    found = {}
+    for each in given.get("adapters", ()):
+        name, equals, strength = each.partition("=")
+        try:
+            found[name] = float(strength) if equals else 1.0
+        except ValueError:
+            raise click.UsageError(f"--adapter is {each!r}: it is NAME or NAME=STRENGTH") from None
+    return {"adapters": found} if found else {}
 
 
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lepton_edge.cli.generation import SAMPLED, chosen_adapters
 from lepton_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,14 +20,7 @@ T = TypeVar("T")
 
 # More than any measurement gets through; bounds the memory of a very long file.
 _MOST_TEXTS = 10_000
-_GENERATION = (
-    "max_tokens",
-    "temperature",
-    "seed",
-    "source_language",
-    "target_language",
-    "num_beams",
-)
+_GENERATION = (*SAMPLED, "source_language", "target_language", "num_beams")
 _OPTIONS = (
     click.option(
         "--column",
@@ -153,6 +147,7 @@ def _parameters(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in _GENERATION:
         if options.get(name) is not None:
             parameters[name] = options[name]
+    parameters |= chosen_adapters(options)
     if options["labels"] is not None:
         parameters["candidate_labels"] = [each.strip() for each in options["labels"].split(",")]
     return parameters

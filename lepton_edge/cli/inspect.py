@@ -135,6 +135,7 @@ def _print_facts(bundle: Bundle) -> None:
         + (f", {len(labels)} labels" if labels else "")
         + (f", {len(languages)} languages" if languages else ""),
         "text": f"up to {manifest.text.max_length} tokens, then {manifest.text.on_long_text}",
+        "adapters": ", ".join(manifest.adapters),
         "licence": manifest.license or "not stated",
         "source": f"{source.kind} {source.name}, {source.architecture}"
         + (f", revision {source.revision}" if source.revision else ""),

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.generation import generation_options, run_prompts, search_options
+from lepton_edge.cli.generation import (
+    generation_options,
+    loading,
+    loading_options,
+    run_prompts,
+    search_options,
+)
 from lepton_edge.cli.inputs import Asked, input_options
 from lepton_edge.cli.output import json_option, note, print_json, progress, to_json
 
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--verify", type=click.Choice(["cached", "always"]), default="cached")
 @click.option("--force", is_flag=True, help="Replace the output file.")
 @generation_options
+@loading_options
 @search_options
 @click.option("--stream", is_flag=True, help="With a model that generates: print as it comes.")
 @click.option(
@@ -79,7 +86,7 @@ def command(
     from lepton_edge.runtime import load
 
     start = time.perf_counter()
-    with load(bundle, device, verify=verify) as model:
+    with load(bundle, device, verify=verify, **loading(given)) as model:
         opened = time.perf_counter()
         if source:
             _run_file(model, source, output, asked, force, as_json)

@@ -34,6 +34,10 @@ class Stepper(Protocol):
     def max_length(self) -> int:
         """The most tokens that the cache holds of each row, padding among them."""
 
+    @property
+    def max_batch(self) -> int:
+        """The most rows."""
+
     def start(self, batch: int) -> None:
         """Begin new texts, this many rows, with an empty cache. Raises `InferenceError`."""
 
@@ -252,6 +256,10 @@ class SessionStepper:
     @property
     def max_length(self) -> int:
         return self._max_length
+
+    @property
+    def max_batch(self) -> int:
+        return 2**31 - 1
 
     def start(self, batch: int) -> None:
         import numpy as np

@@ -8,13 +8,13 @@ to is refused.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
 from urllib.parse import unquote
 
 from lepton_edge.errors import InputError
+from lepton_edge.generation.blocks import Blocks
 from lepton_edge.generation.expressions import (
     EMPTY,
     NOTHING,
@@ -26,37 +26,28 @@ from lepton_edge.generation.expressions import (
     Series,
     choice,
     count,
-    lexeme,
-    of_length,
     optional,
     pruned,
     repeat,
     series,
     size,
 )
-from lepton_edge.generation.formats import FORMATS
 from lepton_edge.generation.json_text import (
     COLON,
     COMMA,
-    INTEGER,
-    NUMBER,
-    STRING,
     VALUE,
     any_json,
     arrays,
     enclosed,
     known,
     objects,
-    string,
-    strings,
     word,
-    written,
 )
-from lepton_edge.generation.number_ranges import INTEGER_DIGITS, NUMBER_DIGITS, decimals, integers
 from lepton_edge.generation.one_of import are_apart
-from lepton_edge.generation.regular import MOST_CHARACTERS, containing
+from lepton_edge.generation.regular import MOST_CHARACTERS
+from lepton_edge.generation.schema_reading import brief, count_of, fault, read_schema
+from lepton_edge.generation.schema_scalars import NUMERIC, number_of, string_of
 
-_LONGEST = 1_000_000
 _DEEPEST = 64
 # xgrammar takes 2 s to compile as many, during which no text goes on, and overflows its stack with
 # ten times as many (openvino-genai 2026.4.1).
@@ -70,12 +61,11 @@ _DESCRIPTIVE = frozenset(
         *("discriminator", "example", "examples", "readOnly", "title", "writeOnly"),
     )
 )
-_NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {
     "null": (),
     "boolean": (),
-    "integer": _NUMERIC,
-    "number": _NUMERIC,
+    "integer": NUMERIC,
+    "number": NUMERIC,
     "string": ("minLength", "maxLength", "pattern", "format"),
     "array": ("items", "prefixItems", "minItems", "maxItems"),
     "object": ("properties", "required", "additionalProperties"),
@@ -87,7 +77,7 @@ _HINT = "supported: " + ", ".join(sorted(_KNOWN)) + "; " + ", ".join(sorted(_DES
 
 def rules_of_schema(source: str) -> Rules:
     """The answers that are valid by a schema, given as JSON. Raises `InputError`."""
-    schema = _read(source)
+    schema = read_schema(source)
     reader = _Reader(schema)
     start = reader.value(schema, "#", 0)
     rules = pruned(Rules(start, reader.rules))
@@ -112,35 +102,6 @@ def rules_of_schema(source: str) -> Rules:
     return rules
 
 
-def _read(source: str) -> Any:
-    if len(source) > _LONGEST:
-        raise InputError(f"the JSON schema has {len(source):,} characters: at most {_LONGEST:,}")
-    try:
-        schema = json.loads(source, parse_float=_number, parse_constant=_no_number)
-        # An escape can write what is no character.
-        json.dumps(schema, ensure_ascii=False, default=str).encode()
-    except RecursionError:
-        raise InputError("the JSON schema is nested too deeply") from None
-    except ValueError as error:
-        raise InputError(f"the JSON schema is not JSON: {error}") from None
-    return schema
-
-
-def _number(source: str) -> Decimal:
-    found = Decimal(source)
-    if not -400 < found.adjusted() < 300:
-        raise ValueError(f"{source} is no number of 64 bits")
-    return found
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def _fault(path: str, what: str, hint: str | None = None) -> NoReturn:
-    raise InputError(f"the JSON schema cannot be used: {what} (at {path})", hint=hint)
-
-
 class _Reader:
     """Reads one schema; ``path`` is a place in it, as a JSON pointer."""
 
@@ -154,14 +115,14 @@ class _Reader:
         if isinstance(schema, bool):
             return Rule(VALUE) if schema else NOTHING
         if not isinstance(schema, dict):
-            _fault(path, f"{_brief(schema)} is not a schema")
+            fault(path, f"{brief(schema)} is not a schema")
         if depth > _DEEPEST:
-            _fault(path, f"it is nested deeper than {_DEEPEST} levels")
+            fault(path, f"it is nested deeper than {_DEEPEST} levels")
         used = self._keywords(schema, path)
         for keyword in _WHOLE:
             if keyword in used:
                 if others := sorted(used - {keyword}):
-                    _fault(f"{path}/{keyword}", f"{keyword} stands beside {', '.join(others)}")
+                    fault(f"{path}/{keyword}", f"{keyword} stands beside {', '.join(others)}")
                 return self._combined(keyword, schema[keyword], f"{path}/{keyword}", depth + 1)
         if used & {"enum", "const"}:
             return self._listed(schema, used, path)
@@ -179,7 +140,7 @@ class _Reader:
             if keyword == "$id" and path == "#":
                 continue
             if keyword not in _KNOWN:
-                _fault(
+                fault(
                     f"{path}/{keyword}",
                     f"an answer cannot be held to the keyword {keyword!r}",
                     _HINT,
@@ -191,11 +152,11 @@ class _Reader:
         if keyword == "$ref":
             return self._referred(given, path, depth)
         if not isinstance(given, list) or not given:
-            _fault(path, f"{keyword} is {_brief(given)}: it is a list of schemas")
+            fault(path, f"{keyword} is {brief(given)}: it is a list of schemas")
         if keyword == "allOf" and len(given) > 1:
-            _fault(path, "allOf has several schemas: write them as one")
+            fault(path, "allOf has several schemas: write them as one")
         if keyword == "oneOf" and len(given) > _MOST_TOLD_APART:
-            _fault(
+            fault(
                 path,
                 f"oneOf has {len(given):,} schemas: {_MOST_TOLD_APART} at most are told apart",
                 "write anyOf",
@@ -204,7 +165,7 @@ class _Reader:
             for second, schema in enumerate(given):
                 for first in range(second):
                     if not are_apart(given[first], schema, self._followed):
-                        _fault(
+                        fault(
                             path,
                             f"a value may be valid by both schemas {first} and {second} of oneOf",
                             "give them different types, or a required property with different "
@@ -214,7 +175,7 @@ class _Reader:
 
     def _referred(self, given: Any, path: str, depth: int) -> Expression:
         if not isinstance(given, str):
-            _fault(path, f"$ref is {_brief(given)}: it is a text")
+            fault(path, f"$ref is {brief(given)}: it is a text")
         if given not in self._references:
             name = f"ref{len(self._references)}"
             self._references[given] = name
@@ -232,7 +193,7 @@ class _Reader:
 
     def _target(self, reference: str, path: str) -> Any:
         if reference != "#" and not reference.startswith("#/"):
-            _fault(path, f"{reference!r} is not a place in the schema", 'such as "#/$defs/name"')
+            fault(path, f"{reference!r} is not a place in the schema", 'such as "#/$defs/name"')
         found = self._root
         for part in reference.split("/")[1:]:
             name = unquote(part).replace("~1", "/").replace("~0", "~")
@@ -241,15 +202,15 @@ class _Reader:
             elif isinstance(found, dict) and name in found:
                 found = found[name]
             else:
-                _fault(path, f"there is nothing at {reference!r}")
+                fault(path, f"there is nothing at {reference!r}")
         return found
 
     def _listed(self, schema: dict[str, Any], used: set[str], path: str) -> Expression:
         if others := sorted(used - {"enum", "const", "type"}):
-            _fault(path, f"enum or const stands beside {', '.join(others)}")
+            fault(path, f"enum or const stands beside {', '.join(others)}")
         values = schema["enum"] if "enum" in schema else [schema["const"]]
         if not isinstance(values, list) or not values:
-            _fault(f"{path}/enum", f"enum is {_brief(values)}: it is a list of values")
+            fault(f"{path}/enum", f"enum is {brief(values)}: it is a list of values")
         if "enum" in schema and "const" in schema:
             values = [value for value in values if _same(value, schema["const"])]
         types = self._types(schema, used & {"type"}, path)
@@ -265,13 +226,13 @@ class _Reader:
         types = given if isinstance(given, list) else [given]
         for each in types:
             if not isinstance(each, str) or each not in _OF_TYPE:
-                _fault(
+                fault(
                     f"{path}/type",
-                    f"{_brief(each)} is not a type",
+                    f"{brief(each)} is not a type",
                     f"types: {', '.join(sorted(_OF_TYPE))}",
                 )
         if not types:
-            _fault(f"{path}/type", "the list of types is empty")
+            fault(f"{path}/type", "the list of types is empty")
         return list(types)
 
     def _typed(self, kind: str, schema: dict[str, Any], path: str, depth: int) -> Expression:
@@ -280,9 +241,9 @@ class _Reader:
         if kind == "boolean":
             return choice(word("true"), word("false"))
         if kind == "string":
-            return _string(schema, path)
+            return string_of(schema, path)
         if kind in ("integer", "number"):
-            return _numeric(kind, schema, path)
+            return number_of(kind, schema, path)
         read = self._array if kind == "array" else self._object
         name = f"{kind}{len(self.rules)}"
         self.rules[name] = NOTHING  # takes the name
@@ -290,15 +251,15 @@ class _Reader:
         return Rule(name)
 
     def _array(self, schema: dict[str, Any], path: str, depth: int) -> Expression:
-        least = _count(schema, "minItems", path) or 0
-        most = _count(schema, "maxItems", path)
+        least = count_of(schema, "minItems", path) or 0
+        most = count_of(schema, "maxItems", path)
         first = schema.get("prefixItems", [])
         if not isinstance(first, list):
-            _fault(f"{path}/prefixItems", f"it is {_brief(first)}, not a list of schemas")
+            fault(f"{path}/prefixItems", f"it is {brief(first)}, not a list of schemas")
         own = [self.value(each, f"{path}/prefixItems/{n}", depth) for n, each in enumerate(first)]
         others = self.value(schema.get("items", True), f"{path}/items", depth)
         if most is not None and most < least:
-            _fault(path, f"minItems is {least} and maxItems {most}")
+            fault(path, f"minItems is {least} and maxItems {most}")
         if not own:
             return arrays(others, least, most)
         return enclosed("[]", self._prefixed(own, others, least, most))
@@ -319,9 +280,9 @@ class _Reader:
         given = schema.get("properties", {})
         required = schema.get("required", [])
         if not isinstance(given, dict):
-            _fault(f"{path}/properties", f"it is {_brief(given)}, not schemas by name")
+            fault(f"{path}/properties", f"it is {brief(given)}, not schemas by name")
         if not isinstance(required, list) or not all(isinstance(each, str) for each in required):
-            _fault(f"{path}/required", f"it is {_brief(required)}, not a list of names")
+            fault(f"{path}/required", f"it is {brief(required)}, not a list of names")
         further = self.value(
             schema.get("additionalProperties", True), f"{path}/additionalProperties", depth
         )
@@ -332,7 +293,7 @@ class _Reader:
         named |= {name: further for name in required if name not in named}
         for name in required:
             if named[name] == NOTHING:
-                _fault(f"{path}/required", f"{name!r} is required, and no value is valid for it")
+                fault(f"{path}/required", f"{name!r} is required, and no value is valid for it")
         if not named:
             return enclosed("{}") if further == NOTHING else objects(further)
         written_out = [
@@ -354,7 +315,7 @@ class _Reader:
         # The first to be written is one of those up to the first that is required.
         last = required[0] if required else len(properties) - 1
         rest = self._named("rest", series(*more[last + 1 :]))
-        between = _Blocks(more[: last + 1], self._named)
+        between = Blocks(more[: last + 1], self._named)
         firsts = [
             series(item, *between.after(place), rest)
             for place, (item, _) in enumerate(properties[: last + 1])
@@ -366,126 +327,6 @@ class _Reader:
         name = f"{kind}{len(self.rules)}"
         self.rules[name] = expression
         return Rule(name)
-
-
-class _Blocks:
-    """What follows each of many parts, without writing it out for each: in blocks of one, two, four
-    and so on, each of two halves. A rule for each that refers to the next would be a chain as long,
-    and libraries follow it by recursion: llguidance's stack overflows (1.9.1)."""
-
-    def __init__(
-        self, parts: list[Expression], named: Callable[[str, Expression], Expression]
-    ) -> None:
-        self._levels = [parts]
-        while len(self._levels[-1]) > 1:
-            below = self._levels[-1]
-            pairs = zip(below[::2], below[1::2], strict=False)
-            self._levels.append([named("block", series(*pair)) for pair in pairs])
-
-    def after(self, place: int) -> list[Expression]:
-        """The parts from the next one, in order."""
-        found: list[Expression] = []
-        start, end = place + 1, len(self._levels[0])
-        while start < end:
-            level = 0
-            while start % 2 ** (level + 1) == 0 and start + 2 ** (level + 1) <= end:
-                level += 1
-            found.append(self._levels[level][start >> level])
-            start += 2**level
-        return found
-
-
-def _string(schema: dict[str, Any], path: str) -> Expression:
-    least = _count(schema, "minLength", path) or 0
-    most = _count(schema, "maxLength", path)
-    if most is not None and most < least:
-        _fault(path, f"minLength is {least} and maxLength {most}")
-    if "pattern" not in schema and "format" not in schema:
-        return strings(least, most) if least or most is not None else Rule(STRING)
-    if "pattern" in schema and "format" in schema:
-        _fault(path, "pattern stands beside format")
-    try:
-        found = containing(_pattern(schema, path))
-    except InputError as error:
-        _fault(f"{path}/pattern", error.message, error.hint)
-    fitting = of_length(found, least, most)
-    if fitting is None:
-        _fault(
-            path,
-            "minLength or maxLength beside this pattern",
-            'say it in the pattern: "^[a-z]{2,8}$"',
-        )
-    if fitting == NOTHING:
-        _fault(path, "no text of its pattern or format is as long as minLength and maxLength say")
-    return string(written(fitting))
-
-
-def _pattern(schema: dict[str, Any], path: str) -> str:
-    name = "pattern" if "pattern" in schema else "format"
-    value = schema[name]
-    if not isinstance(value, str):
-        _fault(f"{path}/{name}", f"it is {_brief(value)}, not a text")
-    if name == "pattern":
-        return value
-    if value not in FORMATS:
-        known_ones = ", ".join(sorted(FORMATS))
-        _fault(f"{path}/format", f"the format {_brief(value)} is not known", f"known: {known_ones}")
-    return FORMATS[value]
-
-
-def _numeric(kind: str, schema: dict[str, Any], path: str) -> Expression:
-    bounds = {name: _bound(schema, name, path) for name in _NUMERIC}
-    low, above = _tightest(bounds["minimum"], bounds["exclusiveMinimum"], max)
-    high, below = _tightest(bounds["maximum"], bounds["exclusiveMaximum"], min)
-    if low is None and high is None:
-        return Rule(INTEGER if kind == "integer" else NUMBER)
-    if kind == "integer":
-        found = integers(
-            None if low is None else _whole(low, ROUND_CEILING, int(above)),
-            None if high is None else _whole(high, ROUND_FLOOR, -int(below)),
-        )
-    else:
-        found = decimals(low, high, above=above, below=below)
-    if found == NOTHING:
-        _fault(path, f"no {kind} is in the range of its minimum and maximum")
-    return lexeme(found)
-
-
-def _bound(schema: dict[str, Any], name: str, path: str) -> Decimal | None:
-    value = schema.get(name)
-    if name not in schema:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
-        _fault(f"{path}/{name}", f"it is {_brief(value)}, not a number")
-    digits = INTEGER_DIGITS if schema.get("type") == "integer" else NUMBER_DIGITS
-    if abs(value) >= 10**digits:
-        _fault(f"{path}/{name}", f"it is {value}: below 10^{digits} is supported")
-    return Decimal(value)
-
-
-def _tightest(
-    including: Decimal | None, excluding: Decimal | None, first: Callable[..., Decimal]
-) -> tuple[Decimal | None, bool]:
-    """The bound that leaves less, and whether it is left out itself."""
-    bounds = [each for each in (including, excluding) if each is not None]
-    if not bounds:
-        return None, False
-    found = first(*bounds) if len(bounds) > 1 else bounds[0]
-    return found, found == excluding
-
-
-def _whole(bound: Decimal, rounding: str, step: int) -> int:
-    found = bound.to_integral_value(rounding)
-    return int(found) + (step if found == bound else 0)
-
-
-def _count(schema: dict[str, Any], name: str, path: str) -> int | None:
-    if name not in schema:
-        return None
-    value = schema[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        _fault(f"{path}/{name}", f"it is {_brief(value)}, not a whole number from 0")
-    return value
 
 
 def _is_of(value: Any, kind: str) -> bool:
@@ -500,11 +341,6 @@ def _is_of(value: Any, kind: str) -> bool:
 def _same(a: Any, b: Any) -> bool:
     """As JSON has it: true is not 1."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
-
-
-def _brief(value: Any) -> str:
-    shown = json.dumps(value, ensure_ascii=False, default=str)
-    return shown if len(shown) <= 60 else f"{shown[:60]}…"
 
 
 def _escaped(name: str) -> str:

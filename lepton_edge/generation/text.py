@@ -29,30 +29,33 @@ class Detokenizer:
         self._shown = shown or {}
         self._tokens = list(prompt[-_BEFORE:])  # those that matter for the next one
         self._new = len(self._tokens)  # from here on their text was not given yet
+        self._before: str | None = None  # the text up to there, once it was made
 
     def add(self, token: int) -> str:
         """The text that is certain with this token; empty where a character is not whole."""
         if token in self._shown:
             text = self.rest() + self._shown[token]
-            self._tokens, self._new = [], 0
+            self._tokens, self._new, self._before = [], 0, None
             return text
         self._tokens.append(token)
         before, whole = self._texts()
         if whole.endswith(_UNFINISHED):
             return ""
         self._tokens = self._tokens[self._new :]
-        self._new = len(self._tokens)
+        self._new, self._before = len(self._tokens), None
         return whole[len(before) :]
 
     def rest(self) -> str:
         """The text of what was kept: characters that never became whole among it."""
         before, whole = self._texts()
-        self._new = len(self._tokens)
+        self._new, self._before = len(self._tokens), whole
         return whole[len(before) :]
 
     def _texts(self) -> tuple[str, str]:
         """Of the tokens whose text was given, and of all."""
-        return self._decode(self._tokens[: self._new]), self._decode(self._tokens)
+        if self._before is None:
+            self._before = self._decode(self._tokens[: self._new])
+        return self._before, self._decode(self._tokens)
 
 
 class StopStrings:

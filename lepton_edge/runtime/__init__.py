@@ -56,7 +56,7 @@ def load(
     The rest is for text-generation. ``cache_tokens`` is how many tokens the key-value
     cache holds, of all the answers at a time and of earlier conversations; by default as many as
     four of the longest texts, as far as memory allows. ``adapters`` are LoRA adapters by name,
-    each a safetensors file or a folder of PEFT's, besides those of the bundle; a call chooses.
+    each a safetensors file or a folder of PEFT's, in place of those of the bundle; a call chooses.
     ``draft`` is another bundle, of a small model with the same vocabulary, whose guesses this one
     checks; ``prompt_lookup`` guesses from the prompt: answers are the same, and come sooner where
     the guesses are good.

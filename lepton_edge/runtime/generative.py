@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from lepton_edge.backend import Generation
 from lepton_edge.bundle import TOKENIZER, Bundle, open_bundle
 from lepton_edge.bundle.hashing import Verify, check_files
+from lepton_edge.bundle.manifest import adapter_directory
 from lepton_edge.errors import BackendError, BundleError, InputError
+from lepton_edge.generation.lora import CONFIG, WEIGHTS, find_adapter
 from lepton_edge.runtime.choice import cache_of, device_of, files_to_read, first_to_open
 from lepton_edge.runtime.generative_model import GenerativeModel
 from lepton_edge.runtime.prompts import Prompts
@@ -19,8 +21,6 @@ from lepton_edge.runtime.text import TextEncoder, Tokenization
 if TYPE_CHECKING:
     from lepton_edge.backend import Backend, Generator
     from lepton_edge.bundle.manifest import Artifact
-
-_ADAPTER = "adapter_model.safetensors"  # of a folder that PEFT wrote
 
 
 def open_generative(
@@ -39,11 +39,16 @@ def open_generative(
         raise InputError(f"cache_tokens is {cache_tokens}: it is a number from 1")
     if draft is not None and prompt_lookup:
         raise InputError("guesses come from a draft or from the prompt, not from both")
-    found = {name: _adapter(name, Path(path)) for name, path in (adapters or {}).items()}
+    own = adapter_files(bundle)
+    if adapters is None:
+        found = {name: bundle.path / files[0] for name, files in own.items()}
+    else:
+        own, found = {}, {name: find_adapter(name, Path(path)) for name, path in adapters.items()}
+    of_adapters = {path: bundle.manifest.files[path] for files in own.values() for path in files}
 
     def opened(artifact: Artifact, backend: Backend) -> Generator:
         needed = files_to_read(bundle, artifact)
-        check_files(bundle.path, needed, verify)
+        check_files(bundle.path, {**needed, **of_adapters}, verify)
         generation = Generation(
             max_length=bundle.manifest.text.max_length,
             tokenizer=bundle.path / TOKENIZER,
@@ -74,15 +79,22 @@ def open_generative(
         raise
 
 
-def _adapter(name: str, path: Path) -> Path:
-    """The file of an adapter. Raises `InputError`."""
-    file = path / _ADAPTER if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(
-            f"there is no adapter {name!r} at {path}",
-            hint=f"give a safetensors file, or the folder with {_ADAPTER}",
-        )
-    return file
+def adapter_files(bundle: Bundle) -> dict[str, list[str]]:
+    """Of each adapter in the bundle its files, the weights first.
+
+    Raises `BundleError` where one is not listed.
+    """
+    found = {}
+    for name in bundle.manifest.adapters:
+        folder = adapter_directory(name)
+        found[name] = [f"{folder}/{WEIGHTS}"]
+        if found[name][0] not in bundle.manifest.files:
+            raise BundleError(
+                f"{bundle.path} lists no files for the adapter {name!r}", hint="build it again"
+            )
+        if (beside := f"{folder}/{CONFIG}") in bundle.manifest.files:
+            found[name].append(beside)
+    return found
 
 
 def _draft(bundle: Bundle, path: Path, artifact: Artifact, verify: Verify) -> Path:

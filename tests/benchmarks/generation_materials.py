@@ -32,6 +32,15 @@ class Materials:
     missing: tuple[str, ...] = ()
 
     @property
+    def properties(self) -> dict[str, Setting]:
+        """What lepton-edge opens the artifact with, for openvino-genai called directly."""
+        from lepton_edge_openvino.backend import generator_properties
+        from lepton_edge_openvino.library import openvino
+
+        settings = open_bundle(self.bundle).manifest.artifacts[0].compiled.settings
+        return dict(generator_properties(openvino().Core(), "CPU", settings))
+
+    @property
     def ir(self) -> Path:
         """The artifact's folder, which openvino-genai opens as it is."""
         return self.bundle / open_bundle(self.bundle).manifest.artifacts[0].directory

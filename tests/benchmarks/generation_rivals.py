@@ -172,10 +172,12 @@ def openvino_genai(
     pipeline: Literal["batching", "llm"] = "batching",
     properties: Mapping[str, Any] | None = None,
     scheduler: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
     python: str | Path = sys.executable,
 ) -> Worker:
     """openvino-genai called directly: ``properties`` of the device beside the number of threads,
-    ``scheduler`` the fields of its SchedulerConfig."""
+    ``scheduler`` the fields of its SchedulerConfig, ``environment`` more variables of the process.
+    """
     settings = json.dumps(
         {
             "pipeline": pipeline,
@@ -186,9 +188,13 @@ def openvino_genai(
     name = {"batching": "ContinuousBatchingPipeline", "llm": "LLMPipeline"}[pipeline]
     return Worker(
         f"openvino-genai, {name}",
-        [python, _WORKERS / "run_openvino_genai.py", ir, settings],
+        [*_with(environment), python, _WORKERS / "run_openvino_genai.py", ir, settings],
         several=pipeline == "batching",
     )
+
+
+def _with(environment: Mapping[str, str] | None) -> list[str]:
+    return ["env", *(f"{name}={value}" for name, value in (environment or {}).items())]
 
 
 def lepton_edge(bundle: Path, name: str = OURS, **options: Any) -> Worker:
@@ -240,16 +246,18 @@ def measure(
     rounds: int,
     vocabulary: int,
     step: Callable[[str], None],
+    first: int = 0,
 ) -> Figures:
     """Each round asks every worker every case in turn; a round before the first warms up.
 
     In a round all get the same prompts, of random ids below ``vocabulary``, and no prompt comes
-    twice: what a worker keeps of earlier prompts is of no use to it.
+    twice: what a worker keeps of earlier prompts is of no use to it. ``first`` is the number of the
+    first round's prompts, for who measures a worker again.
     """
     found: Figures = {case.name: {worker.name: [] for worker in workers} for case in cases}
     for number in range(rounds + 1):
         for case in cases:
-            prompts = prompts_of(case, number, vocabulary)
+            prompts = prompts_of(case, first + number, vocabulary)
             for worker in workers:
                 step(f"{case.name}: {worker.name}")
                 time.sleep(_SETTLE)

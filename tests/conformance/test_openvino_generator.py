@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 
 from lepton_edge.backend import Generation, Generator
 from lepton_edge.errors import BackendError, InferenceError, InputError
-from lepton_edge.generation.request import Grammar, Request
+from lepton_edge.generation.request import Grammar, Request, TokenStream
 from lepton_edge.generation.sampling import Sampling
 from tests.conformance.test_openvino_decoder import (
     NOWHERE,
@@ -28,9 +26,11 @@ from tests.conformance.test_openvino_decoder import (
     tokens_of,
 )
 from tests.decoders import tiny_decoder
+from tests.lora import save_adapter
 
 pytest.importorskip("openvino_genai")
 from lepton_edge_openvino import OpenVINOBackend
+from lepton_edge_openvino.generator import OpenVINOGenerator
 
 LENGTH = 96
 FOREVER = Request(prompt(4), 80)
@@ -249,24 +249,66 @@ def test_guesses_change_nothing(llama: Built, other: Built, way: str) -> None:
         generator.close()
 
 
-def save_adapter(model: Any, folder: Path, seed: int, rank: int, alpha: float) -> Any:
-    """Write random LoRA matrices as PEFT does, and give the model with them."""
-    from safetensors.torch import save_file
+class CancelledInBetween:
+    """openvino-genai's handle, whose stream is cancelled when it says that there is a token."""
 
-    folder.mkdir()
-    random = torch.Generator().manual_seed(seed)
-    changed, tensors = copy.deepcopy(model), {}
-    for number, layer in enumerate(changed.model.layers):
-        for name in ("q_proj", "o_proj"):
-            linear = getattr(layer.self_attn, name)
-            first = torch.randn(rank, linear.in_features, generator=random) * 0.4
-            second = torch.randn(linear.out_features, rank, generator=random) * 0.4
-            key = f"base_model.model.model.layers.{number}.self_attn.{name}"
-            tensors |= {f"{key}.lora_A.weight": first, f"{key}.lora_B.weight": second}
-            linear.weight.data += alpha / rank * (second @ first)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"r": rank, "lora_alpha": alpha}))
-    return changed
+    def __init__(self, handle: Any, stream: TokenStream) -> None:
+        self._handle = handle
+        self._cancel = threading.Thread(target=stream.cancel)
+
+    def can_read(self) -> bool:
+        found = bool(self._handle.can_read())
+        if found and self._cancel.ident is None:
+            self._cancel.start()
+            self._cancel.join(0.5)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+
+def test_a_stream_that_is_cancelled_as_its_tokens_come_stops_nobody_else(llama: Built) -> None:
+    generator = opened(llama)
+    assert isinstance(generator, OpenVINOGenerator)
+    try:
+        with generator._work:  # its thread waits
+            (stream,) = generator.submit([FOREVER])
+            generator._let_in()
+            running = generator._running[stream]
+            running.handle = CancelledInBetween(running.handle, stream)
+        list(stream)
+        assert stream.ended
+        short = Request(prompt(5), 4)
+        assert answers(generator, short) == [by_torch(llama.model, prompt(5), 4)]
+    finally:
+        generator.close()
+
+
+def test_a_failure_while_tokens_are_handed_out_is_everybodys_error(llama: Built) -> None:
+    generator = opened(llama)
+    assert isinstance(generator, OpenVINOGenerator)
+
+    class Broken:
+        def can_read(self) -> bool:
+            raise RuntimeError("it fell over")
+
+        def cancel(self) -> None:
+            pass
+
+    try:
+        with generator._work:
+            one, other = generator.submit([FOREVER, FOREVER])
+            generator._let_in()
+            real = generator._running[one].handle
+            generator._running[one].handle = Broken()
+        for stream in (one, other):
+            with pytest.raises(InferenceError, match="it fell over"):
+                list(stream)
+        with pytest.raises(InferenceError, match="the generator is closed"):
+            generator.submit([FOREVER])
+        real.cancel()
+    finally:
+        generator.close()
 
 
 def test_each_request_has_its_own_adapters(llama: Built, tmp_path: Path) -> None:
@@ -297,12 +339,12 @@ def test_each_request_has_its_own_adapters(llama: Built, tmp_path: Path) -> None
 def test_an_adapter_of_another_model_is_refused(llama: Built, other: Built, tmp_path: Path) -> None:
     save_adapter(other.model, tmp_path / "other", 1, 2, 2.0)
     file = tmp_path / "other" / "adapter_model.safetensors"
-    with pytest.raises(BackendError, match="the adapter 'x' is not for this model") as refused:
+    with pytest.raises(InputError, match="the adapter 'x' is not for this model") as refused:
         opened(llama, adapters={"x": file})
     assert "the layer takes and gives [32, 32]" in str(refused.value)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing")
-    with pytest.raises(BackendError, match="'y' is not a safetensors file"):
+    with pytest.raises(InputError, match="'y' is not a safetensors file"):
         opened(llama, adapters={"y": broken})
     with pytest.raises(BackendError, match="does not guess tokens for a model with adapters"):
         opened(llama, adapters={"x": file}, prompt_lookup=True)

@@ -36,7 +36,7 @@ class Adding:
 
     def __init__(self, vocabulary: int = VOCABULARY) -> None:
         self.details: dict[str, Any] = {"compute": "fp32"}
-        self.max_length = 1000
+        self.max_length, self.max_batch = 1000, 1000
         self.vocabulary = vocabulary
         self.batches: list[int] = []
         self.lengths: list[int] = []  # of each batch, in the end, with the padding

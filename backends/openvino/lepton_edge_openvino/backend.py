@@ -38,6 +38,7 @@ class OpenVINOBackend(Backend):
     name: ClassVar[str] = "openvino"
     Options = OpenVINOOptions
     decoder: ClassVar[DecoderForm] = DecoderForm(attention="sdpa", logits="all", keeps_dtype=True)
+    takes_adapters: ClassVar[bool] = True
 
     def probe(self) -> Probe:
         library = openvino()

@@ -106,19 +106,23 @@ class OpenVINOGenerator(Generator):
 
     def _drive(self) -> None:
         """Step while there is work, and wait where there is none."""
-        while self._next():
-            try:
-                self._pipeline.step()
-            except Exception as error:  # of a library in C++, of any kind
-                self._blame(error)
-            self._hand_out()
+        reason = _closed()
+        try:
+            while self._next():
+                try:
+                    self._pipeline.step()
+                except Exception as error:  # of a library in C++, of any kind
+                    self._blame(error)
+                self._hand_out()
+        except Exception as error:  # nobody may wait for a thread that has ended
+            reason = _failure(error)
         with self._work:
             self._closed = True
             left = [*self._running.values(), *self._waiting]
             self._running.clear()
             self._waiting.clear()
         for each in left:
-            each.stream.fail(_closed())
+            each.stream.fail(reason)
             if each.handle is not None:
                 each.handle.cancel()
         self._settle()
@@ -168,21 +172,20 @@ class OpenVINOGenerator(Generator):
 
     def _hand_out(self) -> None:
         """Give each stream what its request has."""
-        with self._work:
-            found = list(self._running.values())
         time = now()
-        for running in found:
-            while running.handle.can_read():
-                for output in running.handle.read().values():
-                    self._put(running, output, time)
-            if running.handle.get_status().name == "IGNORED":
-                self._end(
-                    running,
-                    InferenceError(
-                        "the key-value cache has no room for this text",
-                        hint="load with a larger cache_tokens, or ask for fewer tokens",
-                    ),
-                )
+        with self._work:  # what is cancelled between two lines here cannot be read
+            for running in list(self._running.values()):
+                while running.handle.can_read():
+                    for output in running.handle.read().values():
+                        self._put(running, output, time)
+                if running.handle.get_status().name == "IGNORED":
+                    self._end(
+                        running,
+                        InferenceError(
+                            "the key-value cache has no room for this text",
+                            hint="load with a larger cache_tokens, or ask for fewer tokens",
+                        ),
+                    )
 
     def _put(self, running: _Running, output: Any, time: float) -> None:
         tokens = tuple(output.generated_ids)

@@ -34,9 +34,10 @@ class OpenVINOOptions:
     kv_cache_precision: Literal["u8", "f16", "bf16", "f32"] | None = None
     """The number format of a generator's key-value cache; where absent f32 with precision fp32,
     and otherwise the library's own choice, 8 bits on a CPU."""
-    dynamic_quantization_group_size: int | None = None
-    """How many activations share a scale where a generator's products are computed in 8 bits; 0 for
-    none, and the library's own choice where absent."""
+    dynamic_quantization_group_size: int = 128
+    """With int8-weights and int4-weights, a generator's products are computed in 8 bits, and so
+    many activations share a scale. 0: in the processor's 16-bit arithmetic where it has some, whose
+    first token comes sooner and whose others come later."""
 
     def __post_init__(self) -> None:
         for name, value in (("threads", self.threads), ("streams", self.streams)):
@@ -47,7 +48,7 @@ class OpenVINOOptions:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio is {self.ratio}: it is from 0 to 1")
         size = self.dynamic_quantization_group_size
-        if size is not None and size < 0:
+        if size < 0:
             raise ValueError(f"dynamic_quantization_group_size is {size}: it is a number from 0")
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (a ClassVar to pydantic)

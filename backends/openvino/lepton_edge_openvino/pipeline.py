@@ -63,7 +63,7 @@ def open_generator(
     if generation.adapters and (generation.draft or generation.prompt_lookup):
         raise BackendError(
             "openvino-genai does not guess tokens for a model with adapters",
-            hint="load with adapters alone, or without them",
+            hint="load(path, adapters={}, …) opens none of a bundle's",
         )
     if generation.prompt_lookup:
         given["prompt_lookup"] = True

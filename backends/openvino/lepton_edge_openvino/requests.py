@@ -94,8 +94,9 @@ class Requests:
             )
         if request.grammar is not None and not self._end:
             raise InputError(
-                "this bundle has no vocabulary to hold an answer to a grammar with",
-                hint="build it again",
+                "answers of this model cannot be held to a grammar: the bundle has no vocabulary",
+                hint="the tokens of its tokenizer are no bytes of text, of which the build warned; "
+                "or the bundle is older: build it again",
             )
         for name, _ in request.adapters:
             if name not in self._adapters:

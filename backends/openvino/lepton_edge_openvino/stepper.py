@@ -44,6 +44,11 @@ class OpenVINOStepper:
         """The cache grows with what it is given."""
         return 2**31 - 1
 
+    @property
+    def max_batch(self) -> int:
+        """As many rows as there is memory for."""
+        return 2**31 - 1
+
     def start(self, batch: int) -> None:
         """Begin new texts, this many rows, with an empty cache."""
         if self._request is None:

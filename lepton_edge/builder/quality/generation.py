@@ -181,22 +181,30 @@ def check(found: GenerationQuality, precision: str, target: str) -> None:
 
 def _predicted(stepper: Stepper, sample: Sample, difference: _Difference) -> NDArray[np.float64]:
     """Losses [rows, length - 1] of each token after those before it."""
-    windows = sample.windows
-    rows, length = windows.shape
+    rows, length = sample.windows.shape
     losses = np.empty((rows, length - 1))
-    mask = np.ones_like(windows)
-    stepper.start(rows)
-    for place in range(length - 1):
-        step = np.ascontiguousarray(windows[:, place : place + 1])
-        seen = np.ascontiguousarray(mask[:, : place + 1])
-        logits = sound(stepper.step(step, seen, np.full((rows, 1), place)))
-        losses[:, place] = losses_of(logits, windows[:, place + 1])
-        difference.add_step(place, logits)
+    for group in _groups(stepper, rows):
+        windows = sample.windows[group]
+        mask = np.ones_like(windows)
+        stepper.start(len(windows))
+        for place in range(length - 1):
+            step = np.ascontiguousarray(windows[:, place : place + 1])
+            seen = np.ascontiguousarray(mask[:, : place + 1])
+            logits = sound(stepper.step(step, seen, np.full((len(windows), 1), place)))
+            losses[group, place] = losses_of(logits, windows[:, place + 1])
+            difference.add_step(group, place, logits)
     # And a whole text in one step, as a prompt is: one, as some compute the logits of all of it.
     stepper.start(1)
-    logits = sound(stepper.step(windows[:1], mask[:1], np.arange(length)[None]))
+    whole = sample.windows[:1]
+    logits = sound(stepper.step(whole, np.ones_like(whole), np.arange(length)[None]))
     difference.add_last(logits[0])
     return losses
+
+
+def _groups(stepper: Stepper, rows: int) -> list[slice]:
+    """As many rows at a time as it takes."""
+    most = min(rows, stepper.max_batch)
+    return [slice(start, min(start + most, rows)) for start in range(0, rows, most)]
 
 
 class _Difference(Difference):
@@ -206,10 +214,10 @@ class _Difference(Difference):
         super().__init__()
         self._reference = reference
 
-    def add_step(self, place: int, found: NDArray[np.float32]) -> None:
+    def add_step(self, rows: slice, place: int, found: NDArray[np.float32]) -> None:
         """Logits [rows, vocabulary] after the token at a place; those kept of the original."""
         if self._reference and place < self._reference.logits.shape[1]:
-            self.add(found, self._reference.logits[:, place])
+            self.add(found, self._reference.logits[rows, place])
 
     def add_last(self, found: NDArray[np.float32]) -> None:
         """Logits [vocabulary] after the whole first row."""
@@ -223,9 +231,11 @@ def _continued(stepper: Stepper, sample: Sample, reference: Reference, pad_id: i
     if not tokens:
         return 1.0
     found: list[list[int | None]] = [[] for _ in sample.prompts]
-    for step in generate(stepper, sample.prompts, Sampling(), tokens, (), pad_id):
-        for row, token in zip(found, step.tokens, strict=True):
-            row.append(token)
+    for group in _groups(stepper, len(found)):
+        prompts = sample.prompts[group]
+        for step in generate(stepper, prompts, Sampling(), tokens, (), pad_id):
+            for row, token in zip(found[group], step.tokens, strict=True):
+                row.append(token)
     pairs = [
         (a, b)
         for row, wanted in zip(found, reference.greedy, strict=True)
