@@ -91,7 +91,7 @@ DATA = encode(MANIFEST)
 OPEN = {"task_config", "tools", "settings", "files"}
 OPTIONAL = {
     "revision", "equal_labels", "compute", "through", "settings", "kept", "deferred",
-    "calibration", "quality", "generation", "decoder",
+    "calibration", "quality", "generation", "decoder", "adapters",
 }  # fmt: skip
 Place = tuple[str | int, ...]
 

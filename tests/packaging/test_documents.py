@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lepton_edge.builder.decoder import DECODERS
+from lepton_edge.builder.encoder_decoder import ENCODER_DECODERS
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -64,6 +67,17 @@ def test_what_contributing_names_is_there() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for path in re.findall(r"`((?:lepton_edge|tests|backends|docs)/[\w/.*-]+)`", text):
         assert list(ROOT.glob(path.rstrip("/"))), f"CONTRIBUTING.md names {path}"
+
+
+def test_every_family_that_generates_is_on_its_page_and_passed() -> None:
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = {
+        row[2].strip(" `"): row[3:-1]
+        for row in (line.split("|") for line in page.splitlines() if line.startswith("| "))
+    }
+    for kind in (*DECODERS, *ENCODER_DECODERS):
+        assert kind in rows, f"{kind} is not in docs/families.md: make families"
+        assert {mark.strip() for mark in rows[kind]} == {"✓"}, f"{kind}: {rows[kind]}"
 
 
 def _block(heading: str, language: str) -> str:
